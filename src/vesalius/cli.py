@@ -1,0 +1,208 @@
+"""The command line: verbs → calls, and the only place where everything is wired together.
+
+Each verb imports what it needs when it is called, so that `vesalius --help` answers at once. Wrong input is one line on
+stderr and exit code 2, a known failure exit code 1, an interruption 130; `--debug` shows the traceback.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vesalius.core.errors import UserError, VesaliusError
+
+if TYPE_CHECKING:
+    from vesalius.pipeline.recipe import Recipe
+
+SPIN = "20000"
+"""How often an OpenMP thread looks for work before it sleeps, read when torch is imported. The library's own default
+spins for milliseconds: where another program wants a core, training was seen to become seven times slower than with
+this.
+"""
+
+app = typer.Typer(
+    name="vesalius",
+    help="Build, train, tune, measure and talk to small language models on ordinary hardware.",
+    epilog="--debug, with any command, shows where an error comes from.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # drawing help by rich takes 0.15 s
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option(help="Directory of the run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.steps=100.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Model = Annotated[str, typer.Argument(help="A run directory or a Hugging Face directory.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe's name or a TOML file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run; runs/NAME of the recipe if not given.")
+    ] = None,
+    changes: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Run a recipe: text in, a trained, measured, talking model out."""
+    from vesalius.core.run_directory import RunDirectory
+    from vesalius.pipeline.recipe import find_recipe
+    from vesalius.pipeline.run import recipe_of
+
+    if recipe is not None:
+        _run(find_recipe(recipe, changes or []), out or Path("runs") / Path(recipe).stem, resume=resume)
+    elif out is None or not resume:
+        raise UserError("no recipe: name one, for example `vesalius run quickstart` (`vesalius recipes` lists them)")
+    elif changes:
+        raise UserError("--set changes a recipe that is named; a resumed run keeps its own")
+    else:
+        _run(recipe_of(RunDirectory(out)), out, resume=True)
+
+
+@app.command()
+def train(
+    text: Annotated[list[str], typer.Option(help="Files, globs, corpus:python or hf:owner/name; may be repeated.")],
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = 5.0,
+    out: Out = Path("runs/train"),
+    depth: Annotated[int | None, typer.Option(help="Size of the model: width 64 × depth.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Size of the tokenizer.")] = None,
+    changes: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Train a first model on your own text: the short way to the `pretrain` recipe."""
+    from vesalius.pipeline.recipe import find_recipe
+
+    overrides = [f"data.text={json.dumps(text)}", f"train.minutes={minutes}"]
+    overrides += [f"model={{depth={depth}}}"] if depth is not None else []
+    overrides += [f"tokenizer.vocab_size={vocab_size}"] if vocab_size is not None else []
+    _run(find_recipe("pretrain", overrides + (changes or [])), out, resume=resume)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option(help="Tokens at most.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a text."""
+    from vesalius.infer.language_model import LanguageModel
+
+    lm = LanguageModel.load(model)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    stream = lm.stream(
+        text, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop or ()
+    )
+    for piece in stream:
+        if not as_json:
+            print(piece, end="", flush=True)
+    done = stream.completion
+    facts = {
+        "text": done.text,
+        "finish_reason": done.finish_reason,
+        "usage": vars(done.usage) | {"total_tokens": done.usage.total_tokens},
+    }
+    print(json.dumps(facts) if as_json else "")
+
+
+@app.command()
+def chat(
+    model: Model,
+    system: Annotated[str | None, typer.Option(help="What the assistant is told first.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens an answer has at most.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
+) -> None:
+    """Talk with a model in the terminal. /help lists what can be typed."""
+    from vesalius.console.chat import chat_loop
+    from vesalius.infer.language_model import LanguageModel
+
+    lm = LanguageModel.load(model)
+    chat_loop(lm, system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Model,
+    text: Annotated[list[str] | None, typer.Option(help="Measure bits per byte on these files or globs.")] = None,
+    questions: Annotated[int, typer.Option(help="Questions about docstrings, each of seen and unseen modules.")] = 0,
+    context: Annotated[int | None, typer.Option(help="Tokens that are read at once; the model's own at most.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model: bits per byte of text, and the choice among docstrings."""
+    from vesalius.console.tables import print_results
+    from vesalius.infer.language_model import LanguageModel
+    from vesalius.pipeline.measuring import measure
+
+    results = measure(LanguageModel.load(model), text=text or [], questions=questions, context=context)
+    print(json.dumps(results, indent=2)) if as_json else print_results(results)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes that come with the package."""
+    from vesalius.pipeline.recipe import shipped_recipes
+
+    found = {name: _first_comment(path) for name, path in shipped_recipes().items()}
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        for name, about in found.items():
+            print(f"{name:12s} {about}")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A run directory, a Hugging Face directory, or a preset's name.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model is made of and what it costs: parameters, operations, bytes."""
+    from vesalius.console.tables import print_info
+    from vesalius.pipeline.measuring import describe
+
+    facts = describe(model)
+    print(json.dumps(facts, indent=2)) if as_json else print_info(facts)
+
+
+def _run(recipe: "Recipe", out: Path, *, resume: bool) -> None:
+    from vesalius.console.progress import TerminalDisplay
+    from vesalius.pipeline.run import run_recipe
+
+    done = run_recipe(recipe, out, TerminalDisplay(), resume=resume)
+    print(
+        f"\nReport:  {done.report}\nTry it:  vesalius {'chat' if recipe.sft else 'generate'} {out}"
+        + ("" if recipe.sft else ' "Once upon a time"')
+    )
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text("utf-8").splitlines()[0].removeprefix("# ")
+
+
+def main() -> None:
+    """The `vesalius` command."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments, standalone_mode=True)
+    except VesaliusError as error:
+        if debug:
+            raise
+        print(f"vesalius: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

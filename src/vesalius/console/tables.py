@@ -1,0 +1,58 @@
+"""Results as tables for a person; programs take --json."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_UNITS = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
+
+
+def shortened(number: float) -> str:
+    """Three significant digits with a letter.
+
+    >>> shortened(5_836_032), shortened(512)
+    ('5.84M', '512')
+    """
+    for size, letter in _UNITS.items():
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def print_info(facts: dict[str, Any], console: Console | None = None) -> None:
+    """What `pipeline.measuring.describe` found."""
+    console = console or Console()
+    config = facts["config"]
+    console.print(
+        f"[bold]{facts['model']}[/bold]  {config['num_hidden_layers']} layers, width {config['hidden_size']}, "
+        f"{config['num_attention_heads']} heads ({config['num_key_value_heads']} key/value), "
+        f"vocabulary {config['vocab_size']}, context {config['max_position_embeddings']}",
+        highlight=False,
+    )
+    parts = Table("part", "parameters", f"FLOPs a token (context {facts['context']})", box=box.SIMPLE)
+    for part, flops in facts["flops_per_token"].items():
+        parts.add_row(part.replace("_", " "), shortened(facts["parameters"][part]), shortened(flops))
+    console.print(parts)
+    held = facts["bytes"]
+    console.print(
+        "  ".join(f"{name.replace('_', ' ')} {shortened(size)}B" for name, size in held.items())
+        + f"\n(float32; activations for 8 rows of {facts['context']} tokens, AdamW)",
+        highlight=False,
+    )
+
+
+def print_results(results: dict[str, Any], console: Console | None = None) -> None:
+    """What `pipeline.measuring.measure` found."""
+    console = console or Console()
+    table = Table("measure", "result", box=box.SIMPLE)
+    if measured := results.get("bits_per_byte"):
+        table.add_row("bits per byte", f"{measured['bits_per_byte']:.4f}")
+    for side, result in results.get("docstring_choice", {}).items():
+        if isinstance(result, dict):
+            table.add_row(
+                f"docstring choice, {side} modules",
+                f"{result['accuracy']:.1%} ± {result['standard_error']:.1%} of {result['n']} (chance 25%)",
+            )
+    console.print(table)

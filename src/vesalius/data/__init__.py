@@ -1,0 +1,1 @@
+"""From files to batches: readers, corpora, the split, token shards, packing, loaders, conversations."""

@@ -1,0 +1,61 @@
+"""Training or validation: decided by a hash, so that adding files never moves a document from one side to the other.
+
+The hash is blake2b of the document's split key (its text, or for library code its module): stable on every machine and
+version, unlike `hash`, and unlike a position in a list. A larger fraction only adds documents to the validation side.
+
+A corpus of a few documents (one book) may leave a side empty. Only then the end of every document is held out instead.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Literal
+
+from vesalius.core.errors import UserError
+from vesalius.data.document import Document
+
+Split = Literal["train", "validation"]
+
+_LARGEST_HELD_BACK = 64 * 2**20  # characters kept in memory while one side is still empty
+
+
+def is_validation(split_key: str, fraction: float) -> bool:
+    """Whether what has this key belongs to the validation side, which gets about `fraction` of all keys.
+
+    >>> [key for key in ("abc", "csv", "json", "os.path") if is_validation(key, 0.3)]
+    ['json', 'os.path']
+    """
+    digest = hashlib.blake2b(split_key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def split_documents(documents: Iterable[Document], fraction: float) -> Iterator[tuple[Split, Document]]:
+    """Each document with its side. Where the hash gives one side nothing at all, each document's end is held out.
+
+    UserError unless 0 < fraction < 1.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"validation_fraction must lie between 0 and 1, got {fraction}: 0.05 holds out a twentieth")
+    stream = iter(documents)
+    held: list[tuple[Split, Document]] = []
+    characters = 0
+    for document in stream:
+        held.append((_side(document, fraction), document))
+        characters += len(document.text)
+        if len({side for side, _ in held}) == 2 or characters > _LARGEST_HELD_BACK:
+            return chain(held, ((_side(document, fraction), document) for document in stream))
+    return _held_out_ends([document for _, document in held], fraction)
+
+
+def _side(document: Document, fraction: float) -> Split:
+    return "validation" if is_validation(document.split_key, fraction) else "train"
+
+
+def _held_out_ends(documents: list[Document], fraction: float) -> Iterator[tuple[Split, Document]]:
+    for document in documents:
+        text = document.text
+        wanted = int(len(text) * (1 - fraction))
+        cut = text.rfind("\n", 0, wanted) + 1 or wanted
+        parts: tuple[tuple[Split, str], ...] = (("train", text[:cut]), ("validation", text[cut:]))
+        yield from ((side, replace(document, text=part)) for side, part in parts if part.strip())

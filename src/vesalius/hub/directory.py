@@ -1,0 +1,89 @@
+"""Models as Hugging Face directories: config.json, model.safetensors, tokenizer.json, generation_config.json.
+
+transformers opens what is saved here with AutoModelForCausalLM and AutoTokenizer, as Llama or, with QK-norm, as
+Qwen3; a model that neither can say is saved all the same, with model_type "vesalius", and opens only here
+(models/families). A run directory opens through its `model/`.
+Left out: hub ids, aliases and GGUF files.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vesalius.core.errors import UserError, nearest
+from vesalius.core.files import atomic_path, write_json
+from vesalius.core.run_directory import RunDirectory
+from vesalius.hub.weights import WEIGHTS, build_model, read_weights, write_weights
+from vesalius.models.families import read_config, write_config
+from vesalius.models.transformer import Transformer
+from vesalius.tokenizers.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+
+
+def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
+    """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
+    directory = find_model(directory)
+    config = read_config(_read_object(directory / CONFIG))
+    model = build_model(config, read_weights(directory), dtype, where=str(directory))
+    return model, Tokenizer.open(directory)
+
+
+def save_model(
+    directory: Path | str, model: Transformer, tokenizer: Tokenizer, *, generation: dict[str, Any] | None = None
+) -> None:
+    """Writes the whole directory or nothing; what stood there before is replaced.
+
+    `generation` adds to generation_config.json. UserError where the tokenizer has more tokens than the model.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
+            "save the model with its own tokenizer"
+        )
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.eos_ids)}
+    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    with atomic_path(directory) as scratch:
+        scratch.mkdir()
+        write_json(scratch / CONFIG, write_config(model.config) | special | {"dtype": dtype})
+        write_weights(scratch / WEIGHTS, model)
+        tokenizer.save(scratch)
+        write_json(scratch / GENERATION, special | {"pad_token_id": tokenizer.bos_id} | (generation or {}))
+
+
+def find_model(path: Path | str) -> Path:
+    """The directory with config.json: `path` itself, or a run's `model/`. UserError where there is none."""
+    path = Path(path)
+    if (path / CONFIG).is_file():
+        return path
+    run = RunDirectory(path)
+    if (run.model / CONFIG).is_file():
+        return run.model
+    if run.recipe.exists():
+        raise UserError(f"the run in {path} has no model yet: let it finish, or go on with it by --resume")
+    if path.is_dir():
+        raise UserError(f"{path} has no {CONFIG}: expected a Hugging Face directory or a finished run directory")
+    if path.exists():
+        raise UserError(f"{path} is a file, expected a Hugging Face directory or a run directory")
+    raise UserError(f"no model at {path}{_beside(path)}: give a Hugging Face directory or a run directory")
+
+
+def _beside(path: Path) -> str:
+    """A hint where a directory beside has nearly the same name."""
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, names)
+    return f", {hint}" if hint.startswith("did you mean") else ""
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError where the file is damaged: it is the user's input here."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): it is cut off or damaged, fetch it again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(values).__name__}: fetch it again")
+    return values

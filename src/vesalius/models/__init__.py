@@ -1,0 +1,1 @@
+"""One Transformer that every stage shares, the sizes it comes in, and what each size costs."""

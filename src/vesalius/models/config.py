@@ -1,0 +1,103 @@
+"""The shape of a model: everything that decides its parameters and its mathematics, and nothing about training or
+serving.
+
+Names are Hugging Face's, so a published config.json maps field by field (models/families). The `depth` dial follows
+nanochat: one number gives a sensible model, width 64 × depth, heads of 64.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from vesalius.core.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A decoder-only Transformer: sizes, then parts, then numbers.
+
+    `num_key_value_heads` below `num_attention_heads` is grouped-query attention, 1 is multi-query.
+    `final_logit_softcapping` squeezes logits into ±cap by tanh (Gemma 2). `dropout` acts on embeddings, attention
+    weights and residual branches.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int = 0  # 0: as many as num_attention_heads
+    head_dim: int = 0  # 0: hidden_size / num_attention_heads
+    intermediate_size: int = 0  # 0: 8/3 of the width for a gated MLP, 4 times for a plain one, rounded up to 32
+    max_position_embeddings: int = 2048
+
+    norm: Literal["rms", "layer"] = "rms"
+    position: Literal["rope", "learned", "none"] = "rope"
+    mlp: Literal["gated", "plain"] = "gated"
+    hidden_act: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"] = "silu"
+    qk_norm: bool = False
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = True
+
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+    dropout: float = 0.0
+    final_logit_softcapping: float = 0.0  # 0: none
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
+        object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // max(1, self.num_attention_heads))
+        object.__setattr__(self, "intermediate_size", self.intermediate_size or self._default_intermediate_size())
+        self._check()
+
+    def _default_intermediate_size(self) -> int:
+        width = self.hidden_size * (8 / 3 if self.mlp == "gated" else 4)
+        return -int(-width // 32) * 32
+
+    def _check(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UserError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
+                f"({self.num_key_value_heads}): each key/value head serves the same number of query heads"
+            )
+        if self.position == "rope" and self.head_dim % 2:
+            raise UserError(f"rotary positions turn pairs, so head_dim must be even, got {self.head_dim}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} = {getattr(self, name)!r}: {nearest(str(getattr(self, name)), known)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON and TOML hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The config with these values; UserError for a name it does not know or one that is missing."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UserError(f"unknown model setting {name!r}, {nearest(name, known)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"incomplete model config: {error}") from error
+
+
+CHOICES = {
+    "norm": ("rms", "layer"),
+    "position": ("rope", "learned", "none"),
+    "mlp": ("gated", "plain"),
+    "hidden_act": ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
+}

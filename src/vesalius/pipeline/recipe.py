@@ -1,0 +1,132 @@
+"""What a recipe may hold: one section for each stage, in the order in which they run.
+
+    [data] → [tokenizer] → [model] → [train] → [sft] → [eval]
+
+A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
+`[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
+`stages.STAGES`, and nothing else.
+"""
+
+import importlib.resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from vesalius.core.errors import UserError, nearest
+from vesalius.core.recipes import Section, load_recipe
+from vesalius.models.config import ModelConfig
+from vesalius.models.presets import by_depth, by_name
+from vesalius.train.config import TrainConfig
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataSection(Section):
+    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations likewise, or
+    `questions:python`.
+    """
+
+    text: list[str] = []
+    conversations: list[str] = []
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class TokenizerSection(Section):
+    """A byte-level BPE learned from the training text."""
+
+    vocab_size: Count = 4096
+
+
+class ModelSection(Section):
+    """One of: `start` (a saved model), `depth` (the dial), `preset` (a named size). `config` changes single fields of
+    the last two.
+    """
+
+    start: str | None = None
+    depth: Count | None = None
+    preset: str | None = None
+    config: dict[str, int | float | bool | str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSection":
+        given = [name for name in ("start", "depth", "preset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"got {' and '.join(given) or 'none of them'}, expected exactly one of start, depth and preset"
+            )
+        if self.start is not None and self.config:
+            raise ValueError("config changes a fresh shape; a model that exists keeps its own: remove config or start")
+        return self
+
+    def build(self, vocab_size: int, context: int) -> ModelConfig:
+        """The shape of a fresh model whose context is at least `context`."""
+        changes = {"max_position_embeddings": max(context, 1024), **self.config}
+        if self.depth is not None:
+            return by_depth(self.depth, vocab_size=vocab_size, **changes)
+        assert self.preset is not None, "checked above"
+        return by_name(self.preset, vocab_size=vocab_size, **changes)
+
+
+class EvalSection(Section):
+    """What is measured at the end, and how much of it."""
+
+    choice_questions: Annotated[int, Field(ge=0)] = 200
+    baselines: bool = True
+    prompts: list[str] = ["def read_json(path):\n", "import os\n\n", "The Python language is "]
+    questions: list[str] = ["What does `os.path.join` do?", "What are the parameters of `json.dumps`?"]
+    sample_tokens: Count = 80
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+
+
+class Recipe(Section):
+    """A whole recipe. `model = "path"` and `data = "file.jsonl"` are short for `model.start` and the data of the first
+    stage.
+    """
+
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection | None = None
+    model: ModelSection
+    train: TrainConfig | None = None
+    sft: TrainConfig | None = None
+    eval: EvalSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if isinstance(values.get("model"), str):
+            values["model"] = {"start": values["model"]}
+        if isinstance(data := values.get("data"), str | list):
+            values["data"] = {
+                "text" if "train" in values else "conversations": [data] if isinstance(data, str) else data
+            }
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.train and not self.data.text:
+            raise ValueError("[train] needs data.text: corpus:python, files or globs")
+        if self.sft and not self.data.conversations:
+            raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.model.start is None and not (self.tokenizer and self.train):
+            raise ValueError("a fresh model needs [tokenizer] and [train]; or give model.start, a model that exists")
+        if self.model.start is not None and self.tokenizer:
+            raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
+        return self
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = importlib.resources.files("vesalius") / "recipes"
+    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.toml"))}
+
+
+def find_recipe(name: str, overrides: list[str]) -> Recipe:
+    """The recipe of that name or at that path, with overrides applied. UserError where there is none."""
+    shipped = shipped_recipes()
+    path = shipped.get(name) or Path(name)
+    if not path.exists():
+        raise UserError(f"no recipe {name!r}, {nearest(name, shipped)} (or give the path of a TOML file)")
+    return load_recipe(path, Recipe, overrides)

@@ -1,0 +1,85 @@
+"""The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
+run passes quickly.
+
+    text → tokenizer → shards → [train] → [sft] → [eval]
+
+Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
+newest checkpoint.
+"""
+
+from collections.abc import Callable, Iterator
+
+from vesalius.data.documents import read_documents
+from vesalius.data.shard_writing import write_shards
+from vesalius.data.shards import read_index
+from vesalius.data.split import split_documents
+from vesalius.hub.directory import open_model
+from vesalius.models.transformer import Transformer
+from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
+from vesalius.pipeline.life import Life
+from vesalius.pipeline.training import pretrain, tune
+from vesalius.tokenizers.bpe_training import train_bpe
+from vesalius.tokenizers.tokenizer import Tokenizer
+
+
+def prepare(life: Life) -> None:
+    """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
+    section = life.recipe.model
+    if section.start is not None:
+        life.model, life.tokenizer = open_model(section.start)
+    else:
+        life.tokenizer = learn_tokenizer(life)
+        train = life.recipe.train
+        assert train is not None, "the recipe was checked"
+        config = section.build(life.tokenizer.vocab_size, train.context)
+        life.model = Transformer(config, seed=train.seed)
+    life.model.to(life.device)
+    describe_model(life)
+
+
+def learn_tokenizer(life: Life) -> Tokenizer:
+    """The run's tokenizer, learned from the training side of the text if it is not there yet."""
+    section = life.recipe.tokenizer
+    assert section is not None, "the recipe was checked"
+    if not (life.run.tokenizer / "tokenizer.json").exists():
+        with life.timed("tokenizer"), life.display.stage("learning a tokenizer", section.vocab_size) as advance:
+            bpe = train_bpe(_training_texts(life), section.vocab_size, on_merge=advance)
+            Tokenizer.from_bpe(bpe).save(life.run.tokenizer)
+    return Tokenizer.open(life.run.tokenizer)
+
+
+def _training_texts(life: Life) -> Iterator[str]:
+    data = life.recipe.data
+    documents = split_documents(read_documents(data.text), data.validation_fraction)
+    return (document.text for side, document in documents if side == "train")
+
+
+def encode(life: Life) -> None:
+    """Turns the text into token shards, where there is text."""
+    data, (_, tokenizer) = life.recipe.data, life.made
+    if not data.text:
+        return
+    if not (life.run.data / "index.json").exists():
+        with life.timed("encode"), life.display.stage("encoding text") as advance:
+            write_shards(
+                read_documents(data.text),
+                tokenizer,
+                life.run.data,
+                validation_fraction=data.validation_fraction,
+                specs=data.text,
+                on_progress=advance,
+            )
+    index = read_index(life.run.data, tokenizer)
+    life.run.add_evals(
+        corpus={
+            "documents": index.train.documents,
+            "bytes": index.train.bytes,
+            "tokens": index.train.tokens,
+            "validation_documents": index.validation.documents,
+            "validation_bytes": index.validation.bytes,
+            "validation_tokens": index.validation.tokens,
+        }
+    )
+
+
+STAGES: tuple[Callable[[Life], None], ...] = (prepare, encode, pretrain, sample_base, tune, evaluate)

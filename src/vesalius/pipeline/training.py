@@ -1,0 +1,162 @@
+"""The training stages: pretraining on text, tuning on conversations. Both are the one loop with other batches."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import nn
+
+from vesalius.align.sft import PackedConversations
+from vesalius.core.errors import Interrupted, UserError
+from vesalius.core.recipes import dump_recipe
+from vesalius.data.batch import Batch
+from vesalius.data.conversation import Conversation
+from vesalius.data.conversations import read_conversations
+from vesalius.data.loader import PackedLoader
+from vesalius.data.prefetch import Prefetch
+from vesalius.data.shards import TokenShards
+from vesalius.data.split import is_validation
+from vesalius.evals.bits_per_byte import bits_per_byte
+from vesalius.hub.directory import save_model
+from vesalius.models.counts import count_flops
+from vesalius.models.transformer import Transformer
+from vesalius.pipeline.life import Life
+from vesalius.train.callbacks import RunLogger, Throughput, Validation
+from vesalius.train.checkpoints import Checkpoints
+from vesalius.train.config import TrainConfig
+from vesalius.train.linter import EndOfTurnLinter
+from vesalius.train.loop import fit
+from vesalius.train.objectives import NextToken
+from vesalius.train.optim.build import build_optimizer
+from vesalius.train.precision import Precision
+from vesalius.train.schedules import build_schedule
+from vesalius.train.training import BatchSource, Callback
+
+QUICK_VALIDATION_TOKENS = 16_384
+"""What the curve of a run is measured on; the stage's result is measured on the whole split."""
+
+Measure = Callable[[nn.Module], Mapping[str, float]]
+
+
+def pretrain(life: Life) -> None:
+    """Next-token training on the text, if the recipe has [train]."""
+    config, (model, tokenizer) = life.recipe.train, life.made
+    if config is None:
+        return
+    train, validation = (TokenShards(life.run.data, side, tokenizer) for side in ("train", "validation"))
+    loader = PackedLoader(train, batch_rows=config.batch_rows, context=config.context, seed=config.seed)
+    dtype = _autocast(life, config)
+
+    def quick(model: nn.Module) -> Mapping[str, float]:
+        limit = QUICK_VALIDATION_TOKENS
+        return bits_per_byte(model, validation, context=config.context, max_tokens=limit, dtype=dtype)
+
+    with Prefetch(loader) as batches:
+        _train(life, "train", config, batches, quick)
+    if "model" not in life.results("bits_per_byte"):
+        with life.timed("eval"), life.display.stage("measuring bits per byte"):
+            whole = bits_per_byte(model.eval(), validation, context=config.context, dtype=dtype)
+        life.add("bits_per_byte", model=whole["bits_per_byte"])
+
+
+def tune(life: Life) -> None:
+    """Instruction tuning on conversations, if the recipe has [sft]; those about validation modules are held out."""
+    config, (_, tokenizer) = life.recipe.sft, life.made
+    if config is None:
+        return
+    train, held_out = split_conversations(life)
+    rows = {"batch_rows": config.batch_rows, "context": config.context, "seed": config.seed}
+    batches = PackedConversations(train, tokenizer, **rows)
+    if batches.dropped:
+        longer = f"{len(batches.dropped)} of {len(train)} conversations are longer than {config.context} tokens"
+        life.display.say(f"{longer} and left out (first: {batches.dropped[0]})")
+    measure = _loss_on(held_out, life, config)
+    _train(life, "sft", config, batches, measure)
+    if life.recipe.train is not None and "after_sft" not in life.results("bits_per_byte"):
+        with life.timed("eval"), life.display.stage("measuring bits per byte"):
+            shards = TokenShards(life.run.data, "validation", tokenizer)
+            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=_autocast(life, config))
+        life.add("bits_per_byte", after_sft=whole["bits_per_byte"])
+
+
+def _loss_on(conversations: list[Conversation], life: Life, config: TrainConfig) -> Measure:
+    """Measures the loss on the same few batches of held-out conversations each time; nothing where there are none."""
+    if not conversations:
+        return lambda _: {}
+    source = PackedConversations(
+        conversations, life.made[1], batch_rows=config.batch_rows, context=config.context, seed=config.seed
+    )
+    fixed = [next(source) for _ in range(max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens))]
+    return lambda model: {"loss": mean_loss(model, fixed, _autocast(life, config))}
+
+
+def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversation]]:
+    """The recipe's conversations, those of training and those held out. UserError where none are left to train on."""
+    data = life.recipe.data
+    sides: dict[bool, list[Conversation]] = {False: [], True: []}
+    for conversation in read_conversations(data.conversations):
+        sides[is_validation(conversation.split_key, data.validation_fraction)].append(conversation)
+    if not sides[False]:
+        raise UserError(
+            f"all {len(sides[True])} conversations fell to validation at validation_fraction = "
+            f"{data.validation_fraction}: lower it, or give more conversations"
+        )
+    return sides[False], sides[True]
+
+
+@torch.inference_mode()
+def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype | None = None) -> float:
+    """Nats for each target over all batches."""
+    objective, nats, targets = NextToken(), 0.0, 0
+    device = next(model.parameters()).device
+    for batch in batches:
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            loss, _ = objective(model, batch.to(device))
+        nats, targets = nats + loss.item() * batch.weight, targets + batch.weight
+    return nats / targets
+
+
+def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, measure: Measure) -> None:
+    """Runs the loop with everything that a run directory records, and saves the model. Interrupted where a person
+    stopped it.
+    """
+    model, tokenizer = life.made
+    _check_context(model, config, stage)
+    callbacks = [
+        Checkpoints(
+            life.run.checkpoints / stage,
+            keep=config.keep_checkpoints,
+            every=config.checkpoint_every,
+            identity={**model.config.to_dict(), "tokenizer": tokenizer.fingerprint},
+            recipe=dump_recipe(life.recipe),
+        ),
+        EndOfTurnLinter(tokenizer.eos_ids),
+        Validation(config.validate_every, measure),
+        throughput(life, model, config),
+        RunLogger(life.run, stage),
+        life.display.training(stage),
+    ]
+    objective = NextToken(config.label_smoothing, config.z_loss)
+    with life.timed(stage):
+        result = fit(
+            model, batches, objective, build_optimizer(model, config), build_schedule(config), callbacks, config=config
+        )
+    if result.stopped == "interrupted":
+        raise Interrupted(f"stopped in {stage} after step {result.step}; everything is kept")
+    save_model(life.run.model, model.eval(), tokenizer)
+
+
+def throughput(life: Life, model: Transformer, config: TrainConfig) -> Callback:
+    """MFU against the rate that this machine reached in the precision of the training."""
+    peak = life.rates.float32 if _autocast(life, config) is None else life.rates.bfloat16
+    return Throughput(3 * count_flops(model.config, config.context).total, peak)
+
+
+def _autocast(life: Life, config: TrainConfig) -> torch.dtype | None:
+    precision = Precision.choose(config.precision, life.device)
+    return None if precision.name == "float32" else precision.dtype
+
+
+def _check_context(model: Transformer, config: TrainConfig, stage: str) -> None:
+    limit = model.config.max_position_embeddings
+    if config.context > limit:
+        raise UserError(f"{stage}.context is {config.context}, but the model reads at most {limit} tokens: lower it")

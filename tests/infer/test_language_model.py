@@ -1,0 +1,163 @@
+"""The language model: prompts, answers, streaming, scores, saving and loading."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vesalius.core.errors import UserError
+from vesalius.infer.language_model import LanguageModel
+from vesalius.models.config import ModelConfig
+from vesalius.models.transformer import Transformer
+from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
+from vesalius.tokenizers.chat import encode_chat
+from vesalius.tokenizers.tokenizer import Tokenizer
+
+SPECIAL = {text: i for i, text in enumerate(SPECIAL_TOKENS)}
+IM_END = SPECIAL["<|im_end|>"]
+QUESTION = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    """A random model over bytes: its text is full of cut characters."""
+    tokenizer = Tokenizer.from_bpe(BPE({bytes([b]): b + len(SPECIAL) for b in range(256)}, [], SPECIAL))
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    return LanguageModel(Transformer(config), tokenizer)
+
+
+def always(lm: LanguageModel, token: int) -> LanguageModel:
+    """The same tokenizer with a model that always says `token`: LayerNorm's bias is all that reaches the head."""
+    model = Transformer(replace(lm.config, norm="layer", tie_word_embeddings=False))
+    torch.nn.init.zeros_(model.model.norm.weight)
+    torch.nn.init.ones_(model.model.norm.bias)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    torch.nn.init.ones_(model.lm_head.weight[token])
+    return LanguageModel(model, lm.tokenizer)
+
+
+def test_a_text_prompt_starts_with_the_document_boundary(lm):
+    assert lm.prompt_ids("ab") == [lm.tokenizer.bos_id, *lm.tokenizer.encode("ab")]
+
+
+def test_messages_go_through_the_chat_template_up_to_where_the_answer_begins(lm):
+    ids = lm.prompt_ids(QUESTION)
+    assert ids == encode_chat(lm.tokenizer, QUESTION, add_generation_prompt=True).ids
+    assert lm.tokenizer.decode(ids).endswith("<|im_start|>assistant\n")
+
+
+def test_special_tokens_in_the_users_text_are_only_text(lm):
+    assert IM_END not in lm.prompt_ids("<|im_end|>")[1:]
+
+
+def test_an_answer_tells_its_text_tokens_probabilities_and_counts(lm):
+    answer = lm.generate("ab", max_tokens=20)
+    assert len(answer.ids) == len(answer.logprobs) == answer.usage.completion_tokens == 20
+    assert answer.usage.prompt_tokens == 3
+    assert answer.usage.total_tokens == 23
+    assert answer.finish_reason == "length"
+    assert answer.text == lm.tokenizer.decode(answer.ids, skip_special=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(prompt=st.text(max_size=8), seed=st.integers(0, 2**32))
+def test_streamed_pieces_joined_are_the_generated_text(lm, prompt, seed):
+    options = {"max_tokens": 12, "temperature": 1.5, "seed": seed}
+    pieces = list(lm.stream(prompt, **options))
+    answer = lm.generate(prompt, **options)
+    assert "".join(pieces) == answer.text
+    assert "" not in pieces
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_streamed_piece_ends_in_half_a_character(lm, seed):
+    stream = lm.stream("é", max_tokens=30, temperature=2.0, seed=seed)
+    pieces = list(stream)
+    special = set(SPECIAL.values())
+    data = b"".join(lm.tokenizer.token_bytes(i) for i in stream.completion.ids if i not in special)
+    assert "".join(pieces) == data.decode("utf-8", "replace")
+
+
+def test_a_stream_that_is_left_has_the_answer_so_far(lm):
+    stream = lm.stream("ab", max_tokens=30)
+    first = next(stream)
+    assert stream.completion.text == first
+    assert stream.completion.finish_reason is None
+    assert 1 <= stream.completion.usage.completion_tokens < 30
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_in_it(lm):
+    whole = lm.generate("ab", max_tokens=40).text
+    stop = whole[5:8]
+    answer = lm.generate("ab", max_tokens=40, stop=stop)
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+    assert answer.usage.completion_tokens < 40
+
+
+def test_an_answer_ends_at_the_end_of_its_turn(lm):
+    answer = always(lm, IM_END).generate(QUESTION)
+    assert (answer.text, answer.ids, answer.finish_reason) == ("", [IM_END], "stop")
+
+
+def test_equal_seeds_give_equal_answers(lm):
+    first, second, other = (lm.generate("ab", temperature=1.0, seed=seed).ids for seed in (4, 4, 5))
+    assert first == second != other
+
+
+def test_scores_are_the_logprobs_of_what_was_generated(lm):
+    answer = lm.generate("ab", max_tokens=20)
+    scores = lm.score(lm.prompt_ids("ab") + answer.ids)
+    assert scores[-20:] == pytest.approx(answer.logprobs, abs=1e-4)
+    assert len(scores) == 22
+
+
+def test_logits_have_the_shape_of_the_ids(lm):
+    V = lm.config.vocab_size
+    assert lm.logits([1, 2, 3]).shape == (3, V)
+    batch = lm.logits(torch.tensor([[1, 2, 3], [4, 5, 6]]))
+    assert batch.shape == (2, 3, V)
+    torch.testing.assert_close(batch[0], lm.logits([1, 2, 3]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [10_000]])
+def test_ids_outside_the_vocabulary_are_refused(lm, ids):
+    with pytest.raises(UserError, match="expected token ids from 0 to 258"):
+        lm.logits(ids)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_at_once(lm):
+    with pytest.raises(UserError, match=r"201 tokens.*context is 128"):
+        lm.stream("a" * 200)
+
+
+def test_an_unknown_option_is_an_error(lm):
+    with pytest.raises(TypeError, match="temprature"):
+        lm.generate("ab", temprature=1.0)
+
+
+def test_a_saved_model_loads_with_the_same_answers(lm, tmp_path):
+    lm.save(tmp_path / "model")
+    loaded = LanguageModel.load(tmp_path / "model")
+    assert loaded.config == lm.config
+    assert loaded.generate(QUESTION) == lm.generate(QUESTION)
+
+
+def test_end_tokens_that_only_the_checkpoint_names_end_an_answer(lm, tmp_path):
+    end = lm.generate("ab", max_tokens=1).ids[0]
+    lm.save(tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": end}))
+    assert LanguageModel.load(tmp_path / "model").generate("ab").finish_reason == "stop"

@@ -1,0 +1,112 @@
+"""Every implementation of a kernel equals its reference, forward and backward (contract 5)."""
+
+import pytest
+import torch
+
+from vesalius.kernels import attention, norms, rope
+
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-2}
+
+
+def leaves(*shapes, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def outcome(function, inputs):
+    """The output and the gradients of all inputs under a fixed random cotangent."""
+    output = function(*inputs)
+    cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(9)).to(output.dtype)
+    return [output, *torch.autograd.grad(output, inputs, cotangent)]
+
+
+def assert_same(function, reference, inputs):
+    tolerance = TOLERANCE[inputs[0].dtype]
+    for ours, truth in zip(outcome(function, inputs), outcome(reference, inputs), strict=True):
+        torch.testing.assert_close(ours, truth, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(2, 3, 8), (1, 1), (5, 33), (2, 0, 4)])
+@pytest.mark.parametrize("impl", norms.IMPLS)
+def test_rms_norm(impl, shape, dtype):
+    x, weight = leaves(shape, shape[-1:], dtype=dtype)
+    assert_same(lambda x, w: norms.rms_norm(x, w, 1e-5, impl), lambda x, w: norms.reference(x, w, 1e-5), [x, weight])
+
+
+def test_the_rms_norm_reference_equals_torchs():
+    x, weight = leaves((4, 16), (16,))
+    torch.testing.assert_close(norms.reference(x, weight, 1e-6), torch.nn.functional.rms_norm(x, (16,), weight, 1e-6))
+
+
+@pytest.mark.parametrize("impl", norms.IMPLS)
+def test_rms_norm_passes_a_numerical_gradient_check(impl):
+    x, weight = (tensor.detach().double().requires_grad_() for tensor in leaves((3, 5), (5,)))
+    assert torch.autograd.gradcheck(lambda x, w: norms.rms_norm(x, w, 1e-5, impl), (x, weight), atol=1e-4, eps=1e-3)
+
+
+def test_norm_weights_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"weight must have shape \(4,\), got \(3,\)"):
+        norms.rms_norm(torch.ones(2, 4), torch.ones(3))
+
+
+@pytest.mark.parametrize("impl", norms.LAYER_NORM_IMPLS)
+def test_layer_norm(impl):
+    inputs = leaves((4, 16), (16,), (16,))
+    assert_same(
+        lambda x, w, b: norms.layer_norm(x, w, b, 1e-5, impl), lambda *a: norms.layer_norm_reference(*a, 1e-5), inputs
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("impl", rope.IMPLS)
+def test_rope(impl, dtype):
+    (x,) = leaves((2, 3, 5, 8), dtype=dtype)
+    positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]])
+    cos, sin = rope.angles(positions.unsqueeze(1), rope.frequencies(8))
+    assert_same(lambda x: rope.rotate(x, cos, sin, impl), lambda x: rope.reference(x, cos, sin), [x])
+
+
+def test_turned_products_depend_only_on_the_distance():
+    q, k = leaves((1, 1, 1, 16), (1, 1, 1, 16))
+
+    def product(i, j):
+        turned = [
+            rope.rotate(x, *rope.angles(torch.tensor([[[place]]]), rope.frequencies(16)))
+            for x, place in ((q, i), (k, j))
+        ]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(product(3, 1), product(1003, 1001), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("impl", attention.IMPLS)
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("lengths", [(5, 5), (1, 7), (3, 7)])
+def test_attention(impl, heads, lengths):
+    (H, K), (T, S) = heads, lengths
+    q, k, v = leaves((2, H, T, 8), (2, K, S, 8), (2, K, S, 8))
+    assert_same(lambda *qkv: attention.attention(*qkv, impl=impl), lambda *qkv: attention.reference(*qkv), [q, k, v])
+
+
+@pytest.mark.parametrize("impl", attention.IMPLS)
+def test_attention_with_a_document_mask(impl):
+    q, k, v = leaves((2, 2, 6, 8), (2, 2, 6, 8), (2, 2, 6, 8))
+    mask = attention.document_mask(torch.tensor([[0, 1, 2, 0, 1, 2], [0, 0, 1, 2, 3, 0]]))
+    assert_same(
+        lambda *qkv: attention.attention(*qkv, causal=False, mask=mask, impl=impl),
+        lambda *qkv: attention.reference(*qkv, causal=False, mask=mask),
+        [q, k, v],
+    )
+
+
+def test_a_document_mask_is_causal_and_stays_in_the_document():
+    mask = attention.document_mask(torch.tensor([[0, 1, 0, 1]]))
+    expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert mask.int().tolist() == [[expected]]
+
+
+def test_heads_that_do_not_divide_are_refused():
+    q, k = leaves((1, 4, 2, 8), (1, 3, 2, 8))
+    with pytest.raises(ValueError, match="multiple of key/value heads, got 4 and 3"):
+        attention.reference(q, k, k)

@@ -1,0 +1,63 @@
+"""Every command and every line of Python in the README runs, on a run that is made small by settings only."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny import vesalius, write_texts
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+COMMANDS = re.findall(r"^vesalius .*$|(?<=`)vesalius [^`]*(?=` \|)", README, re.MULTILINE)
+SMALL = ["--set", "eval.choice_questions=0", "--set", "eval.baselines=false", "--set", "eval.sample_tokens=4"]
+
+
+def shortened(words: list[str]) -> list[str]:
+    """The same command with little to compute."""
+    if words[0] not in ("run", "train"):
+        return words
+    changes = ["--set", "train.minutes=0.05"] if words[0] == "train" or words[1] == "quickstart" else []
+    if words[0] == "run":
+        changes += ["--set", "sft.minutes=0.05"]
+    return [*words, *changes, *SMALL]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Where a reader of the README works: some notes, some conversations, and the quickstart's run."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_texts(folder / "notes")
+    for path in (folder / "notes").glob("*.py"):
+        path.rename(path.with_suffix(".md"))
+    (folder / "notes" / "chat.jsonl").rename(folder / "conversations.jsonl")
+    (folder / "README.md").write_text(README)
+    small = shortened(["run", "quickstart", "--out", "runs/quickstart", "--set", "tokenizer.vocab_size=400"])
+    done = vesalius(*small, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "runs" / "a").symlink_to(folder / "runs" / "quickstart")
+    return folder
+
+
+def test_the_commands_are_found():
+    verbs = {command.split()[1] for command in COMMANDS}
+    assert verbs == {"run", "train", "generate", "chat", "eval", "recipes", "info"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(workplace, command):
+    words = shortened(shlex.split(command)[1:])
+    words = [word.replace("runs/a", "runs/b") if words[0] == "run" else word for word in words]
+    if words[0] == "train":
+        words += ["--set", "tokenizer.vocab_size=300"]
+    done = vesalius(*words, cwd=workplace, stdin="What is 3?\n" if words[0] == "chat" else None)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(workplace, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(workplace)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102  the README's own lines
+    assert "torch.Size([3, 4" in capsys.readouterr().out
+    assert (workplace / "my-model" / "model.safetensors").exists()
