@@ -55,7 +55,7 @@ def saved(path: Path, config: ModelConfig = TINY) -> Transformer:
             {"tie_word_embeddings": False, "attention_bias": True, "attention_output_bias": True},
             transformers.LlamaForCausalLM,
         ),
-        ({"qk_norm": True, "rope_theta": 5e5}, transformers.Qwen3ForCausalLM),
+        ({"qk_norm": "head", "rope_theta": 5e5}, transformers.Qwen3ForCausalLM),
     ],
 )
 def test_transformers_opens_what_we_save(tmp_path, changes, theirs):

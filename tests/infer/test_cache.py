@@ -37,7 +37,7 @@ def logits_by_chunks(model: Transformer, tokens: torch.Tensor, sizes: list[int],
     [
         {},
         {"num_key_value_heads": 4},
-        {"num_key_value_heads": 1, "qk_norm": True},
+        {"num_key_value_heads": 1, "qk_norm": "head"},
         {"position": "learned", "norm": "layer", "mlp": "plain", "hidden_act": "gelu"},
     ],
 )

@@ -21,7 +21,7 @@ SHAPE = {
 }
 VARIANTS = {
     "plain": {},
-    "grouped": {"num_key_value_heads": 2, "qk_norm": True},
+    "grouped": {"num_key_value_heads": 2, "qk_norm": "head"},
     "wide heads": {"head_dim": 32, "tie_word_embeddings": False},
     "gpt2": {"norm": "layer", "position": "learned", "mlp": "plain", "hidden_act": "gelu"},
     "biases": {"attention_bias": True, "attention_output_bias": True, "mlp_bias": True},

@@ -39,7 +39,7 @@ def qwen3():
     for name, weight in peer.named_parameters():
         if "norm" in name:  # ones would hide a norm that is not applied
             torch.nn.init.uniform_(weight, 0.5, 1.5)
-    return peer, peer.state_dict(), ModelConfig(vocab_size=V, qk_norm=True, rms_norm_eps=1e-6, **settings)
+    return peer, peer.state_dict(), ModelConfig(vocab_size=V, qk_norm="head", rms_norm_eps=1e-6, **settings)
 
 
 def gpt2():
@@ -127,7 +127,7 @@ def tiny(**changes):
 
 
 def test_packed_documents_do_not_see_each_other():
-    model = tiny(qk_norm=True)
+    model = tiny(qk_norm="head")
     first, second = TOKENS[:1, :7], TOKENS[1:, :10]
     positions = torch.cat((torch.arange(7), torch.arange(10))).unsqueeze(0)
     packed = model(torch.cat((first, second), dim=1), positions)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from vesalius.core.errors import UserError, nearest
+from vesalius.models.config_sections import LatentAttention, Mixture, RopeScaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +31,39 @@ class ModelConfig:
     max_position_embeddings: int = 2048
 
     norm: Literal["rms", "layer"] = "rms"
-    position: Literal["rope", "learned", "none"] = "rope"
+    norm_offset: bool = False  # the norm's weight counts from 1 (Gemma)
+    block: Literal["pre", "post", "sandwich", "parallel"] = "pre"
+    position: Literal["rope", "learned", "alibi", "none"] = "rope"
     mlp: Literal["gated", "plain"] = "gated"
     hidden_act: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"] = "silu"
-    qk_norm: bool = False
+    qk_norm: Literal["none", "head", "full"] = "none"
     attention_bias: bool = False
     attention_output_bias: bool = False
+    attention_sinks: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
+    embedding_norm: bool = False  # a norm behind the embedding (BLOOM)
 
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    rope_local_theta: float = 0.0  # base of the sliding layers, unscaled (Gemma 3); 0: as the other layers
+    partial_rotary_factor: float = 1.0
+    layers_without_rope: tuple[int, ...] = ()
+    sliding_window: int = 0  # keys that a query of a sliding layer reads, its own included; 0: no layer slides
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = ()  # (): all slide where a window is set
+
     rms_norm_eps: float = 1e-5
     dropout: float = 0.0
+    attention_multiplier: float = 0.0  # scale of the scores; 0: 1/√head_dim
+    attn_logit_softcapping: float = 0.0  # 0: none
     final_logit_softcapping: float = 0.0  # 0: none
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0  # logits are divided by it
     initializer_range: float = 0.02
+
+    latent_attention: LatentAttention | None = None
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
@@ -89,15 +109,23 @@ class ModelConfig:
         for name in values:
             if name not in known:
                 raise UserError(f"unknown model setting {name!r}, {nearest(name, known)}")
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for name, section in SECTIONS.items():
+            if isinstance(value := values.get(name), dict):
+                values[name] = section(**{key: tuple(v) if isinstance(v, list) else v for key, v in value.items()})
         try:
             return cls(**values)
         except TypeError as error:
             raise UserError(f"incomplete model config: {error}") from error
 
 
+SECTIONS = {"rope_scaling": RopeScaling, "latent_attention": LatentAttention, "mixture": Mixture}
+
 CHOICES = {
     "norm": ("rms", "layer"),
-    "position": ("rope", "learned", "none"),
+    "block": ("pre", "post", "sandwich", "parallel"),
+    "position": ("rope", "learned", "alibi", "none"),
+    "qk_norm": ("none", "head", "full"),
     "mlp": ("gated", "plain"),
     "hidden_act": ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
 }

@@ -51,7 +51,11 @@ def count_parameters(config: ModelConfig) -> Parts:
     c, L = config, config.num_hidden_layers
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     attention = 2 * c.hidden_size * (q + kv)
-    attention += (q + 2 * kv) * c.attention_bias + c.hidden_size * c.attention_output_bias + 2 * c.head_dim * c.qk_norm
+    attention += (
+        (q + 2 * kv) * c.attention_bias
+        + c.hidden_size * c.attention_output_bias
+        + 2 * c.head_dim * (c.qk_norm == "head")
+    )
     matrices = 3 if c.mlp == "gated" else 2
     mlp = matrices * c.hidden_size * c.intermediate_size
     mlp += ((matrices - 1) * c.intermediate_size + c.hidden_size) * c.mlp_bias
@@ -117,7 +121,7 @@ def _saved_numbers(config: ModelConfig) -> int:
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     statistics = 2 if c.norm == "layer" else 1
     norm = 2 * c.hidden_size + statistics  # its input, its output, and one or two numbers about the row
-    before_qk_norm = (q + kv + c.num_attention_heads + c.num_key_value_heads) * c.qk_norm
+    before_qk_norm = (q + kv + c.num_attention_heads + c.num_key_value_heads) * (c.qk_norm == "head")
     attention = before_qk_norm + 2 * q + 2 * kv + c.num_attention_heads  # q, the output, k, v, log-sum-exp
     activation = 1 if c.hidden_act == "relu" else 2  # ReLU's backward needs only its output, the others their input too
     mlp = (activation + 2 * (c.mlp == "gated")) * c.intermediate_size

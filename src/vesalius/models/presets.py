@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "intermediate_size": 1536,
         "rope_theta": 100_000.0,
         "max_position_embeddings": 8192,
-        "qk_norm": False,
+        "qk_norm": "none",
     },
     "llama3-8b": {
         "hidden_size": 4096,
@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "intermediate_size": 14336,
         "rope_theta": 500_000.0,
         "max_position_embeddings": 8192,
-        "qk_norm": False,
+        "qk_norm": "none",
         "tie_word_embeddings": False,
     },
 }
@@ -51,11 +51,11 @@ def by_depth(depth: int, *, vocab_size: int, **changes: Any) -> ModelConfig:
     if depth < 1:
         raise UserError(f"depth must be at least 1, got {depth}")
     shape = {"hidden_size": HEAD_DIM * depth, "num_hidden_layers": depth, "num_attention_heads": depth}
-    return ModelConfig.from_dict({"vocab_size": vocab_size, "qk_norm": True, **shape, **changes})
+    return ModelConfig.from_dict({"vocab_size": vocab_size, "qk_norm": "head", **shape, **changes})
 
 
 def by_name(name: str, *, vocab_size: int, **changes: Any) -> ModelConfig:
     """The named size with this vocabulary; UserError for a name that is not known."""
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}, {nearest(name, PRESETS)}")
-    return ModelConfig.from_dict({"vocab_size": vocab_size, "qk_norm": True, **PRESETS[name], **changes})
+    return ModelConfig.from_dict({"vocab_size": vocab_size, "qk_norm": "head", **PRESETS[name], **changes})

@@ -49,15 +49,15 @@ def read(published: dict[str, Any]) -> ModelConfig:
 
 def write(config: ModelConfig) -> dict[str, Any] | None:
     """None for a config with QK-norm, or a width that the heads do not divide, which transformers' Llama refuses."""
-    if config.qk_norm or config.hidden_size % config.num_attention_heads:
+    if config.qk_norm != "none" or config.hidden_size % config.num_attention_heads:
         return None
     return write_decoder(config)
 
 
 def write_decoder(config: ModelConfig) -> dict[str, Any] | None:
     """What Llama and its relatives have in common, or None where the config has other parts."""
-    parts = (config.norm, config.position, config.mlp, config.attention_bias, config.final_logit_softcapping)
-    if parts != ("rms", "rope", "gated", config.attention_output_bias, 0):
+    parts = (config.norm, config.block, config.position, config.mlp, config.final_logit_softcapping)
+    if parts != ("rms", "pre", "rope", "gated", 0) or config.attention_bias != config.attention_output_bias:
         return None
     published = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     values = {name: getattr(config, name) for name in (*REQUIRED, *OPTIONAL) if name != "dropout"}

@@ -24,12 +24,12 @@ def read(published: dict[str, Any]) -> ModelConfig:
             "the nearest is full attention"
         )
     config = llama.read({"max_position_embeddings": 32_768, "head_dim": DEFAULT_HEAD_DIM} | published)
-    return replace(config, qk_norm=True)
+    return replace(config, qk_norm="head")
 
 
 def write(config: ModelConfig) -> dict[str, Any] | None:
     """None for a config without QK-norm or with biases in the MLP."""
     values = llama.write_decoder(config)
-    if values is None or not config.qk_norm or config.mlp_bias:
+    if values is None or config.qk_norm != "head" or config.mlp_bias:
         return None
     return values | {"architectures": [ARCHITECTURE]}
