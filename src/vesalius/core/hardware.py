@@ -4,6 +4,7 @@ The rates are measured, never looked up: a cloud core is not what its name says.
 et al. 2022, arXiv:2204.02311, appendix B) divides by `matmul_rate`.
 """
 
+import functools
 import os
 import platform
 import time
@@ -55,6 +56,12 @@ def hardware_line(device: str = "cpu") -> str:
         f"{_cpu_name()}, {torch.get_num_threads()} threads, {memory:.0f} GiB"
         f"{' (' + ' '.join(units) + ')' if units else ''}, {software}"
     )
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """Who made the processor, as it says itself: "GenuineIntel", "AuthenticAMD"; "" where the system does not tell."""
+    return _cpuinfo("vendor_id")
 
 
 def best_device() -> str:
