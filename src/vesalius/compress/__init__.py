@@ -1,0 +1,1 @@
+"""Make a built model smaller from outside: modules that hold quantised weights in place of float ones."""

@@ -1,0 +1,1 @@
+"""GGUF: the one-file container of llama.cpp, with metadata, tokenizer and weights in blocks."""

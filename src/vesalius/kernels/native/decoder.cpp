@@ -1,0 +1,358 @@
+// One layer of a Llama-like decoder for a few new tokens of one sequence: norm, q k v, rotation, attention over the
+// cache, o, residual, norm, gate and up, SiLU, down, residual; all in one parallel region.
+//
+// Decoding a small model is a few microseconds of arithmetic between reads of weights, so what costs is everything
+// around it: a Python call, a thread team started, an array written for each of a dozen operations. Here a layer is one
+// call and four barriers. What is cheap (norms, rotations, merging) every thread does for itself rather than wait; rows
+// of matrices are split by tiles; attention is split by positions and merged by the online softmax (Milakov &
+// Gimelshein 2018, arXiv:1805.02867; split as in Flash-Decoding, Dao et al. 2023), so threads share long contexts evenly.
+//
+// Not here: prefill (more than PANEL rows), batches of several sequences, ALiBi, sinks, soft caps, other activations.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <omp.h>
+#include <vector>
+
+#include "quantised.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+using namespace vesalius;
+
+namespace {
+
+// The fields of interface.py: DecoderLayerStruct. Pointers may be null where a layer has no such part.
+struct DecoderLayer {
+    PackedMatrix q, k, v, o, gate, up, down;
+    const float *input_norm, *post_norm;  // (hidden)
+    const float *q_norm, *k_norm;         // (head_dim)
+    const float *q_bias, *k_bias, *v_bias, *o_bias;
+    int32_t hidden, heads, kv_heads, head_dim, intermediate;
+    int32_t window;  // keys that a query reads, its own included; 0: all
+    float eps, scale, residual;
+};
+
+// Keys and values of one layer: (kv_heads, capacity, head_dim), `past` positions filled. cos and sin: (rows, rotary).
+struct DecoderState {
+    void *keys, *values;
+    const float *cos, *sin;
+    int64_t capacity, past;
+    int32_t element;  // of keys and values: 0 float32, 1 bfloat16
+    int32_t rotary;   // coordinates of a head that turn, 0: none
+};
+
+struct Bf16 {
+    uint16_t bits;
+};
+inline float load(const float* p) { return *p; }
+inline float load(const Bf16* p) {
+    const uint32_t bits = uint32_t(p->bits) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+inline void store(float* p, float x) { *p = x; }
+inline void store(Bf16* p, float x) {  // to nearest even; NaN stays NaN
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    p->bits = x != x ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+constexpr int LANES = 16;
+constexpr int POSITIONS = 64;  // keys whose scores are softmaxed together
+
+float sum_of(const float* lanes) {
+    float half[8], quarter[4];
+    for (int i = 0; i < 8; i++) half[i] = lanes[i] + lanes[i + 8];
+    for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
+    return quarter[0] + quarter[2] + (quarter[1] + quarter[3]);
+}
+
+template <class T>
+inline float dot(const float* a, const T* b, int n) {
+    float lanes[LANES] = {}, rest = 0;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] = __builtin_fmaf(a[i + j], load(b + i + j), lanes[j]);
+    for (; i < n; i++) rest = __builtin_fmaf(a[i], load(b + i), rest);
+    return sum_of(lanes) + rest;
+}
+
+// e^x to two units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes). No branches, so that
+// loops over it become vectors. Below -87 the result is e^-87, above 88 it is e^88.
+inline float exponential(float x) {
+    x = std::min(std::max(x, -87.0f), 88.0f);
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: added, the fraction is rounded off
+    const float shifted = __builtin_fmaf(x, 1.44269504088896341f, ROUND), n = shifted - ROUND;
+    const float r = __builtin_fmaf(n, 2.12194440e-4f, __builtin_fmaf(n, -0.693359375f, x));
+    float p = 1.9875691500e-4f;
+    p = __builtin_fmaf(p, r, 1.3981999507e-3f);
+    p = __builtin_fmaf(p, r, 8.3334519073e-3f);
+    p = __builtin_fmaf(p, r, 4.1665795894e-2f);
+    p = __builtin_fmaf(p, r, 1.6666665459e-1f);
+    p = __builtin_fmaf(p, r, 5.0000001201e-1f);
+    p = __builtin_fmaf(p * r, r, r) + 1.0f;
+    uint32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    bits = (bits - 0x4b400000u + 127u) << 23;
+    float power;
+    std::memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+// out = x / rms(x) * weight
+void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
+    const float scale = 1.0f / std::sqrt(dot(x, x, n) / float(n) + eps);
+    for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+}
+
+// Coordinate i turns with coordinate i + rotary / 2 (kernels/rope.py).
+void rotate(float* head, const float* cos, const float* sin, int rotary) {
+    const int half = rotary / 2;
+    for (int i = 0; i < half; i++) {
+        const float a = head[i], b = head[i + half];
+        head[i] = a * cos[i] - b * sin[i];
+        head[i + half] = b * cos[i + half] + a * sin[i + half];
+    }
+}
+
+// What one head of one query has gathered from some of the keys: the softmax's largest score, sum and weighted values.
+struct Partial {
+    float largest, sum;
+    float* mixed;  // (head_dim)
+};
+
+// Adds keys first..last-1 to the partials of the `group` queries (rows of q, head_dim apart) that share this head.
+template <class T>
+void attend(const float* q, int group, const T* keys, const T* values, int width, int64_t first, int64_t last, float scale,
+            Partial* partials) {
+    float scores[POSITIONS];
+    for (int64_t start = first; start < last; start += POSITIONS) {
+        const int count = int(std::min<int64_t>(POSITIONS, last - start));
+        for (int g = 0; g < group; g++) {
+            Partial& to = partials[g];
+            float largest = to.largest;
+            for (int s = 0; s < count; s++) {
+                scores[s] = scale * dot(q + g * width, keys + (start + s) * width, width);
+                largest = std::max(largest, scores[s]);
+            }
+            const float shrink = to.sum > 0 ? exponential(to.largest - largest) : 0.0f;
+            float sum = 0;
+            for (int s = 0; s < count; s++) scores[s] = exponential(scores[s] - largest);
+            for (int s = 0; s < count; s++) sum += scores[s];
+            for (int e = 0; e < width; e++) to.mixed[e] *= shrink;
+            for (int s = 0; s < count; s++) {
+                const T* value = values + (start + s) * width;
+                for (int e = 0; e < width; e++) to.mixed[e] = __builtin_fmaf(scores[s], load(value + e), to.mixed[e]);
+            }
+            to.sum = to.sum * shrink + sum;
+            to.largest = largest;
+        }
+    }
+}
+
+struct Range {
+    int first, last;
+};
+Range share(int count, int thread, int threads) {
+    return {int(int64_t(count) * thread / threads), int(int64_t(count) * (thread + 1) / threads)};
+}
+
+// The buffers of a call, kept between calls: shared ones first, then one set for each thread.
+struct Scratch {
+    std::vector<float> shared, own;
+    std::vector<ActivationGroup> groups;
+    std::vector<Partial> partials;
+};
+
+int64_t padded(int64_t n) { return (n + 31) / 32 * 32; }
+
+struct Layout {
+    int64_t q, k, v, gate, up, shared;          // offsets in floats, one row after the other
+    int64_t normed, mixed, own;                 // offsets within a thread's own floats
+    int64_t own_groups, shared_groups;          // activation groups of a thread, and of all together
+
+    Layout(const DecoderLayer& l, int rows) {
+        const int64_t q_width = int64_t(l.heads) * l.head_dim, kv_width = int64_t(l.kv_heads) * l.head_dim;
+        q = 0, k = q + rows * q_width, v = k + rows * kv_width, gate = v + rows * kv_width;
+        up = gate + int64_t(rows) * l.intermediate, shared = up + int64_t(rows) * l.intermediate;
+        const int64_t widest = std::max<int64_t>(l.hidden, q_width);
+        normed = 0, mixed = padded(widest), own = mixed + padded(rows * (q_width + kv_width) * 2);
+        own_groups = rows * widest / GROUP, shared_groups = int64_t(rows) * l.intermediate / GROUP;
+    }
+};
+
+// One row of x through its norm into activation groups; a panel's rows lie interleaved (quantised.h).
+void norm_and_quantise(const Kernels& kernels, const float* x, const float* weight, const DecoderLayer& l, int rows,
+                       float* normed, ActivationGroup* out) {
+    for (int r = 0; r < rows; r++) {
+        rms_norm(x + int64_t(r) * l.hidden, weight, l.hidden, l.eps, normed);
+        kernels.quantise_row(normed, l.hidden, rows, out + r);
+    }
+}
+
+void add_bias(float* y, const float* bias, int64_t stride, int rows, const PackedMatrix& m, Range tiles) {
+    if (!bias) return;
+    for (int r = 0; r < rows; r++)
+        for (int i = tiles.first * TILE; i < std::min(m.rows, tiles.last * TILE); i++) y[r * stride + i] += bias[i];
+}
+
+// Rows of the three projections that fall to this thread, as if their tiles stood one behind the other.
+void project_qkv(const Kernels& kernels, const DecoderLayer& l, const ActivationGroup* x, int rows, float* shared,
+                 const Layout& at, int thread, int threads) {
+    const PackedMatrix* matrices[] = {&l.q, &l.k, &l.v};
+    const float* biases[] = {l.q_bias, l.k_bias, l.v_bias};
+    float* outputs[] = {shared + at.q, shared + at.k, shared + at.v};
+    const Range mine = share(tiles(l.q) + tiles(l.k) + tiles(l.v), thread, threads);
+    int before = 0;
+    for (int i = 0; i < 3; i++) {
+        const int count = tiles(*matrices[i]);
+        const Range part = {std::max(0, mine.first - before), std::min(count, mine.last - before)};
+        before += count;
+        if (part.first >= part.last) continue;
+        kernels.product(*matrices[i], x, rows, outputs[i], matrices[i]->rows, part.first, part.last);
+        add_bias(outputs[i], biases[i], matrices[i]->rows, rows, *matrices[i], part);
+    }
+}
+
+void norm_and_rotate(float* heads, int count, const float* norm, const DecoderLayer& l, const DecoderState& s, int row) {
+    for (int h = 0; h < count; h++) {
+        float* head = heads + int64_t(h) * l.head_dim;
+        if (norm) rms_norm(head, norm, l.head_dim, l.eps, head);
+        if (s.rotary) rotate(head, s.cos + int64_t(row) * s.rotary, s.sin + int64_t(row) * s.rotary, s.rotary);
+    }
+}
+
+// Turns this thread's own copy of the queries, writes the new keys and values if the thread owns the last positions, and
+// gathers what its share of the positions gives each head of each row.
+template <class T>
+void attend_share(const DecoderLayer& l, const DecoderState& s, int rows, const float* shared, const Layout& at, float* own,
+                  Partial* partials, int thread, int threads) {
+    const int E = l.head_dim, group = l.heads / l.kv_heads;
+    const int64_t q_width = int64_t(l.heads) * E, kv_width = int64_t(l.kv_heads) * E;
+    T *keys = static_cast<T*>(s.keys), *values = static_cast<T*>(s.values);
+    float *q = own + at.mixed, *k = q + rows * q_width;
+    std::memcpy(q, shared + at.q, sizeof(float) * rows * q_width);
+    for (int r = 0; r < rows; r++) norm_and_rotate(q + r * q_width, l.heads, l.q_norm, l, s, r);
+    if (thread == threads - 1) {
+        std::memcpy(k, shared + at.k, sizeof(float) * rows * kv_width);
+        for (int r = 0; r < rows; r++) {
+            norm_and_rotate(k + r * kv_width, l.kv_heads, l.k_norm, l, s, r);
+            for (int h = 0; h < l.kv_heads; h++)
+                for (int e = 0; e < E; e++) {
+                    const int64_t to = (h * s.capacity + s.past + r) * E + e;
+                    store(keys + to, k[r * kv_width + h * E + e]);
+                    store(values + to, shared[at.v + r * kv_width + h * E + e]);
+                }
+        }
+    }
+    float* mixed = k + rows * kv_width;
+    std::memset(mixed, 0, sizeof(float) * rows * q_width);
+    for (int r = 0; r < rows; r++) {
+        // The new positions all belong to the last thread, which has just written them.
+        const int64_t end = s.past + r + 1, start = l.window ? std::max<int64_t>(0, end - l.window) : 0;
+        const int64_t old = std::max<int64_t>(0, s.past - start);
+        int64_t first = start + old * thread / threads, last = start + old * (thread + 1) / threads;
+        if (thread == threads - 1) last = end;
+        for (int h = 0; h < l.heads; h++) partials[r * l.heads + h] = {-INFINITY, 0.0f, mixed + r * q_width + h * E};
+        for (int h = 0; h < l.kv_heads && first < last; h++)
+            attend(q + r * q_width + h * group * E, group, keys + h * s.capacity * E, values + h * s.capacity * E, E, first,
+                   last, l.scale, partials + r * l.heads + h * group);
+    }
+}
+
+// All threads' partials of one row into one vector (heads * head_dim).
+void merge(const DecoderLayer& l, const std::vector<Partial>& partials, int row, int rows, int threads, float* out) {
+    for (int h = 0; h < l.heads; h++) {
+        float largest = -INFINITY, sum = 0;
+        for (int t = 0; t < threads; t++) largest = std::max(largest, partials[(t * rows + row) * l.heads + h].largest);
+        float* head = out + int64_t(h) * l.head_dim;
+        std::memset(head, 0, sizeof(float) * l.head_dim);
+        for (int t = 0; t < threads; t++) {
+            const Partial& p = partials[(t * rows + row) * l.heads + h];
+            if (p.sum == 0) continue;
+            const float weight = exponential(p.largest - largest);
+            sum += weight * p.sum;
+            for (int e = 0; e < l.head_dim; e++) head[e] = __builtin_fmaf(weight, p.mixed[e], head[e]);
+        }
+        for (int e = 0; e < l.head_dim; e++) head[e] /= sum;
+    }
+}
+
+// x += residual * (matrix times the activations + bias), for this thread's tiles.
+void project_onto_stream(const Kernels& kernels, const DecoderLayer& l, const PackedMatrix& m, const float* bias,
+                         const ActivationGroup* in, int rows, float* x, int thread, int threads) {
+    constexpr int CHUNK = 8;
+    float y[PANEL * CHUNK * TILE];
+    const Range mine = share(tiles(m), thread, threads);
+    for (int first = mine.first; first < mine.last; first += CHUNK) {
+        const int last = std::min(mine.last, first + CHUNK), begin = first * TILE, end = std::min(m.rows, last * TILE);
+        kernels.product(m, in, rows, y - begin, CHUNK * TILE, first, last);
+        for (int r = 0; r < rows; r++)
+            for (int i = begin; i < end; i++) {
+                const float value = y[r * CHUNK * TILE + i - begin] + (bias ? bias[i] : 0.0f);
+                x[int64_t(r) * l.hidden + i] = __builtin_fmaf(l.residual, value, x[int64_t(r) * l.hidden + i]);
+            }
+    }
+}
+
+// silu(gate) * up for this thread's pairs of tiles, which are whole groups of activations.
+void gated(const Kernels& kernels, const DecoderLayer& l, const ActivationGroup* x, int rows, float* gate, float* up,
+           ActivationGroup* out, int thread, int threads) {
+    const Range pairs = share(l.intermediate / GROUP, thread, threads);
+    const int first = pairs.first * 2, last = pairs.last * 2, width = l.intermediate;
+    if (first >= last) return;
+    kernels.product(l.gate, x, rows, gate, width, first, last);
+    kernels.product(l.up, x, rows, up, width, first, last);
+    for (int r = 0; r < rows; r++) {
+        float *g = gate + int64_t(r) * width, *u = up + int64_t(r) * width;
+        for (int i = first * TILE; i < last * TILE; i++) g[i] = g[i] / (1.0f + exponential(-g[i])) * u[i];
+        kernels.quantise_row(g + first * TILE, int64_t(last - first) * TILE, rows, out + int64_t(pairs.first) * rows + r);
+    }
+}
+
+template <class T>
+void decode(const DecoderLayer& l, const DecoderState& s, float* x, int rows, int threads, const Kernels& kernels) {
+    static thread_local Scratch scratch;
+    const Layout at(l, rows);
+    scratch.shared.resize(std::max<size_t>(scratch.shared.size(), at.shared));
+    scratch.own.resize(std::max<size_t>(scratch.own.size(), at.own * threads));
+    scratch.groups.resize(std::max<size_t>(scratch.groups.size(), at.shared_groups + at.own_groups * threads));
+    scratch.partials.resize(size_t(threads) * rows * l.heads);
+    float *shared = scratch.shared.data(), *owned = scratch.own.data();
+    ActivationGroup* groups = scratch.groups.data();
+    std::vector<Partial>& partials = scratch.partials;
+#pragma omp parallel num_threads(threads)
+    {
+        const int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        float* own = owned + at.own * thread;
+        ActivationGroup* mine = groups + at.shared_groups + at.own_groups * thread;
+        norm_and_quantise(kernels, x, l.input_norm, l, rows, own + at.normed, mine);
+        project_qkv(kernels, l, mine, rows, shared, at, thread, team);
+#pragma omp barrier
+        attend_share<T>(l, s, rows, shared, at, own, partials.data() + thread * rows * l.heads, thread, team);
+#pragma omp barrier
+        for (int r = 0; r < rows; r++) {
+            merge(l, partials, r, rows, team, own + at.normed);
+            kernels.quantise_row(own + at.normed, int64_t(l.heads) * l.head_dim, rows, mine + r);
+        }
+        project_onto_stream(kernels, l, l.o, l.o_bias, mine, rows, x, thread, team);
+#pragma omp barrier
+        norm_and_quantise(kernels, x, l.post_norm, l, rows, own + at.normed, mine);
+        gated(kernels, l, mine, rows, shared + at.gate, shared + at.up, groups, thread, team);
+#pragma omp barrier
+        project_onto_stream(kernels, l, l.down, nullptr, groups, rows, x, thread, team);
+    }
+}
+
+}  // namespace
+
+// x (rows, hidden) in place, rows <= PANEL: tokens that follow the `past` ones of the cache, whose room reaches past
+// past + rows; their keys and values are written there.
+EXPORT void vesalius_decoder_layer(const DecoderLayer* layer, const DecoderState* state, float* x, int rows, int threads,
+                                   int isa) {
+    const Kernels& found = *kernels(isa);
+    (state->element ? decode<Bf16> : decode<float>)(*layer, *state, x, rows, threads, found);
+}

@@ -1,0 +1,9 @@
+#include "tile_product.h"
+#include "vectors_512.h"
+
+namespace vesalius {
+
+extern const Kernels avx512vnni_kernels;
+const Kernels avx512vnni_kernels = {"avx512vnni", quantise_row, product<Vector512>};
+
+}  // namespace vesalius
