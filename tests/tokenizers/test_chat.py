@@ -3,6 +3,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from vesalius.core.errors import UserError
@@ -176,3 +177,70 @@ def test_no_chat_template(bpe):
 def test_malformed_messages_are_told(tokenizer):
     with pytest.raises(UserError, match="message 1 has role 'robot'"):
         encode_chat(tokenizer, [CHAT[0], {"role": "robot", "content": "x"}])
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def thinking(tokenizer, tmp_path):
+    """A vocabulary in which the marks of a thought are special tokens, and a template that takes thoughts out."""
+    tokenizer.save(tmp_path)
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    peer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    peer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(THINKING)
+    return Tokenizer.open(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("enable_thinking", [False, True])
+def test_a_template_finds_the_end_of_a_thought_though_it_is_a_special_token(thinking, enable_thinking):
+    ours, theirs = thinking
+    messages = [CHAT[1], {"role": "assistant", "content": "<think>hm</think>Yes"}, CHAT[3]]
+    got = encode_chat(ours, messages, add_generation_prompt=True, options={"enable_thinking": enable_thinking}).ids
+    assert got == theirs.apply_chat_template(
+        messages, add_generation_prompt=True, enable_thinking=enable_thinking, return_dict=False
+    )
+    assert ours.chat(messages, enable_thinking=enable_thinking) == ours.decode(got)
+    assert "hm" not in ours.decode(got)
+
+
+def test_what_ends_an_answer_is_never_a_messages_to_write_whatever_the_template_looks_for(with_template):
+    opened = with_template("{% for m in messages %}{{ m.content.split('<|im_end|>')[0] }}<|im_start|>{% endfor %}")
+    chat = encode_chat(opened, [{"role": "user", "content": "a<|im_end|>b"}], add_generation_prompt=True)
+    assert special_ids(chat.ids) == [1]
+
+
+def test_options_go_through_the_same_check_as_messages(with_template):
+    opened = with_template("{{ note }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
+    chat = encode_chat(opened, CHAT[1:2], add_generation_prompt=True, options={"note": "<|im_start|>"})
+    assert special_ids(chat.ids) == [2]
+    with pytest.raises(UserError, match=r"no option 'nota': did you mean 'note'\?"):
+        encode_chat(opened, CHAT[1:2], options={"nota": 1})
+
+
+def test_the_template_for_tools(tokenizer):
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
+    both = Tokenizer(tokenizer.backend, {"chat_template": named})
+    assert both.chat(CHAT) == "plain"
+    assert both.chat(CHAT, tools=[{"name": "add"}]) == "add"
+
+
+def test_blanks_behind_a_special_token_that_takes_them_are_gone(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    peer.add_tokens(
+        [AddedToken("<|end|>", special=True, rstrip=True), AddedToken("<|mid|>", special=True, lstrip=True)]
+    )
+    peer.chat_template = "{% for m in messages %}<|end|>\n {{ m.content }} <|mid|>\n{% endfor %}"
+    peer.save_pretrained(tmp_path)
+    for content in ("x", "say <|im_end|>"):
+        ids = encode_chat(
+            Tokenizer.open(tmp_path), [{"role": "user", "content": content}], add_generation_prompt=True
+        ).ids
+        assert peer.decode(ids) == f"<|end|>{content}<|mid|>\n"
+    assert ids[1:-2] == tokenizer.encode("say <|im_end|>")

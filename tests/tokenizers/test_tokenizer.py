@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.chat_template import CHATML
+from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 TEXTS = ["def f(x):\n    return x\n", "Grüße, 世界! 🤖", "", " <|im_end|> "]
@@ -104,13 +105,14 @@ def test_saving_leaves_only_whole_files(saved):
 def test_the_library_loads_the_file_with_equal_ids(bpe, saved):
     peer = tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
     for text in TEXTS[:3]:
-        assert peer.encode(text).ids == bpe.encode(text)
+        assert peer.encode(text, add_special_tokens=False).ids == bpe.encode(text)
+        assert peer.encode(text).ids == [0, *bpe.encode(text)]
 
 
 def test_transformers_loads_the_directory(tokenizer, saved):
     peer = AutoTokenizer.from_pretrained(saved)
     for text in TEXTS[:3]:
-        assert peer(text)["input_ids"] == tokenizer.encode(text)
+        assert peer(text)["input_ids"] == tokenizer.prompt_prefix + tokenizer.encode(text)
         assert peer.decode(tokenizer.encode(text)) == text
     assert (peer.bos_token_id, peer.eos_token_id, peer.pad_token_id) == (0, 2, 0)
     assert peer.chat_template == CHATML
@@ -162,6 +164,103 @@ def test_truncation_and_padding_in_the_file_are_switched_off(tokenizer, saved):
     peer.enable_padding(length=8)
     peer.save(str(saved / "tokenizer.json"))
     assert Tokenizer.open(saved).encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+
+
+def test_end_tokens_of_the_models_config_count_where_no_other_file_names_them(saved):
+    (saved / "config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    assert Tokenizer.open(saved).eos_ids == (0, 2, 5, 6)
+    (saved / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
+    assert Tokenizer.open(saved).eos_ids == (0, 1, 2)
+
+
+def test_ours_starts_a_text_with_the_document_boundary(tokenizer, saved):
+    assert tokenizer.prompt_prefix == [0]
+    assert Tokenizer.open(saved).prompt_prefix == [0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "prefix"),
+    [
+        ({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "bos_token": "<|im_start|>"}, [1]),
+        ({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": False}, []),
+        ({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "bos_token": None}, []),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False}, [0]),  # tokenizer.json is asked
+        ({"tokenizer_class": "Qwen2TokenizerFast"}, [0]),
+    ],
+)
+def test_what_stands_before_a_text_of_other_models(saved, changes, prefix):
+    edit_config(saved, **changes)
+    assert Tokenizer.open(saved).prompt_prefix == prefix
+
+
+def test_nothing_stands_before_a_text_where_tokenizer_json_says_so(saved):
+    content = json.loads((saved / "tokenizer.json").read_text())
+    (saved / "tokenizer.json").write_text(json.dumps({**content, "post_processor": None}))
+    assert Tokenizer.open(saved).prompt_prefix == []
+
+
+@pytest.fixture
+def llama(train_sentencepiece, gguf_of):
+    peer = train_sentencepiece("bpe", user_defined_symbols=["<tool>"])
+    return tokenizer_from_gguf(gguf_of(peer, "llama", user_defined=["<tool>"])), peer
+
+
+def test_bytes_of_sentencepieces_tokens(llama):
+    tokenizer, peer = llama
+    for text in ("Grüße 🤖\n\tself", "  x", "x<tool>y"):
+        ids = tokenizer.encode(text)
+        joined = b"".join(tokenizer.token_bytes(token) for token in ids).decode()
+        assert joined == " " + text.replace("<tool>", "<tool> ")  # a blank again behind an added token
+    assert tokenizer.token_bytes(peer.piece_to_id("<0x0A>")) == b"\n"
+    assert tokenizer.token_bytes(1) == b"<s>"
+
+
+def test_decoding_drops_the_first_blank_where_it_says_so(llama, tokenizer):
+    for ours, drops in ((llama[0], True), (tokenizer, False)):
+        ids = ours.encode("  self x")
+        joined = b"".join(map(ours.token_bytes, ids)).decode()
+        assert ours.drops_first_blank == drops
+        assert ours.decode(ids) == (joined[1:] if drops else joined) == "  self x"
+
+
+def test_bytes_of_unigram_tokens_without_bytes(tmp_path):
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), ("▁a", -1.0)], 0))
+    backend.decoder = tokenizers.decoders.Metaspace()
+    assert Tokenizer(backend, {}).token_bytes(1) == b" a"
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_text_may_go_on_where_other_text_ended(llama, special):
+    tokenizer, _ = llama
+    for text in ("self <tool>x", "<tool>x", " x", "", "</s>self"):
+        whole = tokenizer.encode("=" + text, allow_special=special)
+        start = tokenizer.encode("=")
+        if whole[: len(start)] == start:
+            assert tokenizer.encode(text, allow_special=special, after="text") == whole[len(start) :]
+    assert tokenizer.encode("self", after="added") == tokenizer.encode("self")  # which is where Llama puts a blank too
+
+
+def test_after_changes_nothing_where_no_blanks_are_put(tokenizer):
+    for after in ("nothing", "added", "text"):
+        assert tokenizer.encode(TEXTS[0], after=after) == tokenizer.encode(TEXTS[0])
+
+
+def test_special_tokens_that_merges_lead_to_are_still_text():
+    vocab = {"<unk>": 0, "</s>": 1, "<": 2, "/": 3, "s": 4, ">": 5, "</": 6, "s>": 7, "▁": 8, "x": 9}
+    merges = [("<", "/"), ("s", ">"), ("</", "s>")]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token="<unk>"))
+    backend.add_special_tokens(["<unk>", "</s>"])
+    tokenizer = Tokenizer(backend, {})
+    assert tokenizer.encode("x</s>x</s>") == [9, 6, 7, 9, 6, 7]
+    assert tokenizer.encode_batch(["x", "x</s>"]) == [[9], [9, 6, 7]]
+    assert tokenizer.encode("x</s>", allow_special=True) == [9, 1]
+    assert tokenizer.encode("é") == [0]
+
+
+def test_added_tokens_that_are_not_special_come_from_text(llama):
+    tokenizer, peer = llama
+    assert peer.piece_to_id("<tool>") in tokenizer.encode("a<tool>")
+    assert "<tool>" not in tokenizer.special_tokens
 
 
 def test_tokens_of_another_kind_of_vocabulary_have_no_bytes(tmp_path):

@@ -12,13 +12,15 @@ The border comes from the template's `{% generation %}` blocks. Without them a t
 it adds to the text before it with the generation prompt, where the one truly begins with the other. It ends with the
 end-of-turn token: a line end that the template writes after that is nothing that a model has to say.
 
-Left out: the blank that SentencePiece vocabularies put before a text, which every part would get here.
+Every part knows what stands before it, so that the blank that SentencePiece vocabularies put before a text, and some
+after each special token, is where it is in the whole text.
 """
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.chat_template import (
@@ -33,8 +35,9 @@ from vesalius.tokenizers.chat_template import (
     marks_assistant,
     render_chat,
     render_marked,
+    words_sought,
 )
-from vesalius.tokenizers.tokenizer import Tokenizer
+from vesalius.tokenizers.tokenizer import Before, Tokenizer
 
 __all__ = ["CHATML", "ChatIds", "encode_chat", "render_chat"]
 
@@ -50,17 +53,25 @@ class ChatIds:
 
 
 def encode_chat(
-    tokenizer: Tokenizer, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = False
+    tokenizer: Tokenizer,
+    messages: Messages,
+    *,
+    tools: Tools | None = None,
+    add_generation_prompt: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> ChatIds:
     """Ids and assistant mask of a conversation, ending where the assistant is to go on if `add_generation_prompt`.
+    `options` are the template's other variables, such as `enable_thinking`.
 
-    UserError where the tokenizer has no chat template, a message is malformed, the template refuses the conversation,
-    or (without `add_generation_prompt`) it cannot be told what the assistant said.
+    UserError where the tokenizer has no chat template, a message is malformed, the template refuses the conversation or
+    knows no such option, or (without `add_generation_prompt`) it cannot be told what the assistant said.
     """
-    template = tokenizer.require_chat_template()
+    template = tokenizer.require_chat_template(tools)
     check_messages(messages)
-    messages, tools = defuse([messages, tools], tokenizer.special_tokens)
-    render = functools.partial(render_marked, template=template, tools=tools, named_tokens=tokenizer.named_tokens)
+    messages, tools, options = defuse([messages, tools, options or {}], _written_by_template_only(tokenizer, template))
+    render = functools.partial(
+        render_marked, template=template, tools=tools, named_tokens=tokenizer.named_tokens, options=options
+    )
     text = render(messages, add_generation_prompt=add_generation_prompt)
     if not marks_assistant(template):
         try:
@@ -71,10 +82,26 @@ def encode_chat(
     ids: list[int] = []
     mask: list[bool] = []
     for part, said in _parts(text):
-        new = _encode_part(tokenizer, part)
+        new = _encode_part(tokenizer, part, _before(tokenizer, ids))
         ids += new
         mask += [said] * len(new)
     return ChatIds(ids, mask)
+
+
+def _written_by_template_only(tokenizer: Tokenizer, template: str) -> list[str]:
+    """The special tokens that no message may write: all but those that the template itself looks for in messages, such
+    as the end of a thought, and that end no answer."""
+    sought = words_sought(template)
+    return [
+        text for text, token in tokenizer.special_tokens.items() if text not in sought or token in tokenizer.eos_ids
+    ]
+
+
+def _before(tokenizer: Tokenizer, ids: Sequence[int]) -> Before:
+    """What the next part goes on after."""
+    if not ids:
+        return "nothing"
+    return "added" if ids[-1] in tokenizer.added_tokens else "text"
 
 
 def _parts(text: str) -> Iterator[tuple[str, bool]]:
@@ -87,17 +114,22 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
             yield part, said
 
 
-def _encode_part(tokenizer: Tokenizer, text: str) -> list[int]:
+def _encode_part(tokenizer: Tokenizer, text: str, after: Before) -> list[int]:
     """Ids of one part. Only where a message holds a special token must the template's own be told apart by hand."""
     if BREAK not in text:
-        return tokenizer.encode(text, allow_special=True)
+        return tokenizer.encode(text, allow_special=True, after=after)
     specials = sorted(tokenizer.special_tokens, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, specials))})", text)  # text and special tokens by turns
     ids: list[int] = []
-    for piece in re.split(f"({'|'.join(map(re.escape, specials))})", text):
-        if piece in tokenizer.special_tokens:
-            ids.append(tokenizer.special_tokens[piece])
-        else:
-            ids += tokenizer.encode(piece.replace(BREAK, ""))
+    for place in range(0, len(pieces), 2):
+        plain = pieces[place].replace(BREAK, "")
+        if place and tokenizer.added_tokens[ids[-1]].rstrip:
+            plain = plain.lstrip()
+        special = tokenizer.special_tokens[pieces[place + 1]] if place + 1 < len(pieces) else None
+        if special is not None and tokenizer.added_tokens[special].lstrip:
+            plain = plain.rstrip()
+        ids += tokenizer.encode(plain, after="added" if place else after)
+        ids += [] if special is None else [special]
     return ids
 
 

@@ -30,6 +30,9 @@ CHATML = (Path(__file__).parent / "chatml.jinja").read_text("utf-8")
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""What a message may call the assistant's thoughts before its answer."""
+
 BREAK, SAID, END_SAID = "\ufdd0", "\ufdd1", "\ufdd2"
 _MARKS = re.compile(f"[{BREAK}{SAID}{END_SAID}]")
 
@@ -44,10 +47,15 @@ def render_chat(
     tools: Tools | None = None,
     add_generation_prompt: bool = False,
     named_tokens: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> str:
-    """The conversation as text. `named_tokens` are the template's variables for special tokens, such as `bos_token`.
+    """The conversation as text.
 
-    UserError where a role is unknown, a content is missing, or the template is broken or refuses the conversation.
+    named_tokens  the template's variables for special tokens, such as `bos_token`
+    options       its other variables, such as `enable_thinking`
+
+    UserError where a role is unknown, a content is missing, the template is broken or refuses the conversation, or it
+    does not know an option.
 
     >>> render_chat([{"role": "user", "content": "Hi"}], CHATML, add_generation_prompt=True)
     '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
@@ -59,6 +67,7 @@ def render_chat(
         tools=defuse(tools, []),
         add_generation_prompt=add_generation_prompt,
         named_tokens=named_tokens or {},
+        options=defuse(options or {}, []),
     )
     return _MARKS.sub("", marked)
 
@@ -70,14 +79,22 @@ def render_marked(
     tools: Tools | None,
     add_generation_prompt: bool,
     named_tokens: Mapping[str, str],
+    options: Mapping[str, Any],
 ) -> str:
-    """`render_chat` with the marks left in, for messages and tools that have been checked and been through `defuse`."""
+    """`render_chat` with the marks left in, for messages, tools and options that have been checked and been through
+    `defuse`."""
     program = _compile(template)
     if tools and "tools" not in _variables(template):
         raise UserError(
             "this model's chat template knows no tools: leave them out, or take a model that was trained to call them"
         )
-    variables = {**named_tokens, "messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+    given = {
+        "messages": [_with_reasoning(message) for message in messages],
+        "tools": tools,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    _check_options(options, _variables(template) - {*given, *named_tokens, *_environment().globals})
+    variables = {**named_tokens, **options, **given}
     try:
         return program.render(variables)
     except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -96,6 +113,21 @@ def check_messages(messages: Messages) -> None:
             raise UserError(f"message {place} has role {role!r}, {nearest(str(role), ROLES)}")
         if message.get("content") is None and not message.get("tool_calls"):
             raise UserError(f'message {place} ({role}) has no content, expected text: add "content"')
+
+
+def words_sought(template: str) -> frozenset[str]:
+    """Texts that the template takes a message apart at, as in `content.split('</think>')`.
+
+    Where such a text is a special token it must stay whole in a message, or the template would not find it.
+    """
+    calls = _environment().parse(template).find_all(jinja2.nodes.Call)
+    return frozenset(
+        word.value
+        for call in calls
+        if isinstance(call.node, jinja2.nodes.Getattr) and call.node.attr in ("split", "rsplit", "partition")
+        for word in call.args
+        if isinstance(word, jinja2.nodes.Const) and isinstance(word.value, str)
+    )
 
 
 def defuse(value: Any, special_tokens: Iterable[str]) -> Any:
@@ -119,6 +151,20 @@ def defuse(value: Any, special_tokens: Iterable[str]) -> Any:
 def marks_assistant(template: str) -> bool:
     """Whether the template itself says which part is the assistant's."""
     return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None
+
+
+def _with_reasoning(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with its reasoning under every name that templates read it by, as transformers has it."""
+    reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    if reasoning is None:
+        return message
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _check_options(options: Mapping[str, Any], known: set[str]) -> None:
+    """UserError with the nearest name for an option that the template never reads."""
+    if unknown := next((name for name in options if name not in known), None):
+        raise UserError(f"this model's chat template has no option {unknown!r}: {nearest(unknown, known)}")
 
 
 def _defuse_text(text: str, special_tokens: tuple[str, ...]) -> str:

@@ -1,0 +1,114 @@
+"""How fast a model runs here, beside what the machine allows: reading a prompt, and writing one token after another.
+
+Both go through the engine, so what is timed is what a user gets. The limits are the roofline's two ends (Williams et
+al. 2009, "Roofline", section 3): a new token cannot be written faster than the weights and its context's keys and
+values are read from memory, a prompt not read faster than its products are computed.
+"""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from vesalius.compress.quantised_linear import QuantisedLinear
+from vesalius.core.errors import UserError
+from vesalius.core.hardware import Rates, measure_rates
+from vesalius.infer.engine import Engine
+from vesalius.infer.params import SamplingParams
+from vesalius.models.counts import count_flops
+from vesalius.models.transformer import Transformer
+
+PROMPT = 512
+CONTEXTS = (16, 448)
+FIRST = 100
+NEW_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One kind of work: `rate` is the median over the repeats, in tokens/s, of which `limit` is the most possible."""
+
+    work: str
+    rate: float
+    limit: float
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Of the limit."""
+        return self.rate / self.limit
+
+    def to_dict(self) -> dict[str, float | str]:
+        """Plain values for JSON, the share included."""
+        return asdict(self) | {"share": self.share}
+
+
+def measure_speed(engine: Engine, *, repeats: int = 5, rates: Rates | None = None) -> list[Speed]:
+    """Prompts of 512 and 100 tokens, and 64 new tokens behind 16 and 448, as far as the model's context reaches.
+
+    UserError for a context too short for any of it.
+    """
+    config = engine.model.config
+    room = config.max_position_embeddings
+    contexts = [context for context in CONTEXTS if context + NEW_TOKENS < room]
+    prompts = [count for count in (PROMPT, FIRST) if count < room]
+    if not contexts:
+        raise UserError(f"the model's context is {room}, expected more than {CONTEXTS[0] + NEW_TOKENS} to measure")
+    rates = rates or measure_rates()
+    _prompt_seconds(engine, 32)  # warms up
+    return [_prompt(engine, count, repeats, rates) for count in prompts] + [
+        _decode(engine, context, repeats, rates) for context in contexts
+    ]
+
+
+def _prompt(engine: Engine, count: int, repeats: int, rates: Rates) -> Speed:
+    seconds = statistics.median(_prompt_seconds(engine, count) for _ in range(repeats))
+    flops = count_flops(engine.model.config, count)
+    last = flops.head / count  # only the last token goes through the head
+    limit = max(rates.float32, rates.bfloat16) / (flops.total - flops.head + last)
+    return Speed(work=f"prompt of {count}", rate=count / seconds, limit=limit, seconds=seconds)
+
+
+def _decode(engine: Engine, context: int, repeats: int, rates: Rates) -> Speed:
+    seconds = statistics.median(_token_seconds(engine, context) for _ in range(repeats))
+    limit = rates.read / (weight_bytes(engine.model) + _cache_bytes(engine.model, context + NEW_TOKENS // 2))
+    return Speed(work=f"{NEW_TOKENS} tokens behind {context}", rate=1 / seconds, limit=limit, seconds=seconds)
+
+
+def _prompt_seconds(engine: Engine, count: int) -> float:
+    """Until the first token of the answer."""
+    sequence = engine.start(_ids(engine, count), SamplingParams(max_tokens=1))
+    start = time.perf_counter()
+    engine.step(sequence)
+    return time.perf_counter() - start
+
+
+def _token_seconds(engine: Engine, context: int) -> float:
+    """Of each further token; an end token does not end it."""
+    sequence = engine.start(_ids(engine, context), SamplingParams(max_tokens=NEW_TOKENS + 1))
+    engine.step(sequence)
+    start = time.perf_counter()
+    for _ in range(NEW_TOKENS):
+        engine.step(sequence)
+    return (time.perf_counter() - start) / NEW_TOKENS
+
+
+def _ids(engine: Engine, count: int) -> list[int]:
+    """Arbitrary tokens, the same each time: what they are does not change the work."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(engine.model.config.vocab_size, (count,), generator=generator).tolist()
+
+
+def weight_bytes(model: Transformer) -> int:
+    """Bytes of all matrices that one token is multiplied with. A mixture counts with all its experts."""
+    layers = list(model.modules())
+    packed = sum(layer.matrix.nbytes for layer in layers if isinstance(layer, QuantisedLinear))
+    plain = sum(layer.weight.nbytes for layer in layers if isinstance(layer, nn.Linear))
+    return packed + plain
+
+
+def _cache_bytes(model: Transformer, context: int) -> int:
+    c = model.config
+    return 2 * 4 * context * c.num_hidden_layers * c.num_key_value_heads * c.head_dim

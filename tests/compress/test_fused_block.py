@@ -1,0 +1,149 @@
+"""A fused block computes what the block it is made from computes, and steps aside when it may not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from vesalius.compress.fused_block import FusedBlock, fuse_blocks
+from vesalius.compress.quantised_linear import install_blocks
+from vesalius.infer.cache import DenseCache
+from vesalius.kernels.block_formats import BlockTensor
+from vesalius.kernels.native.interface import available
+from vesalius.models.config import ModelConfig
+from vesalius.models.transformer import Transformer
+
+pytestmark = pytest.mark.skipif(not available(), reason="no C++ compiler")
+
+TINY = ModelConfig(
+    vocab_size=64,
+    hidden_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    intermediate_size=160,
+    max_position_embeddings=256,
+)
+SHAPES = {
+    "grouped heads": {},
+    "one head, odd widths": {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32, "hidden_size": 32},
+    "qk-norm": {"qk_norm": "head"},
+    "biases": {"attention_bias": True, "attention_output_bias": True},
+    "window": {"sliding_window": 20},
+    "half of a head turns": {"partial_rotary_factor": 0.5},
+    "no positions": {"position": "none"},
+    "one layer without positions": {"layers_without_rope": (1,)},
+    "multipliers": {"residual_multiplier": 0.3, "attention_multiplier": 0.1},
+}
+
+
+def quantised(config, form="q4_1"):
+    model = Transformer(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3 if parameter.dim() < 2 else 0.15, generator=generator)
+    names = [n for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n and "lm_head" not in n]
+    install_blocks(model, {n: BlockTensor.quantise(model.get_parameter(n).detach(), form) for n in names})
+    return model
+
+
+def hidden_states(model, chunks, dtype=torch.float32):
+    """The decoder's output, chunk by chunk over one cache."""
+    cache = DenseCache(model.config, capacity=8, dtype=dtype)
+    tokens = torch.randint(64, (1, sum(chunks)), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        return torch.cat([model.model(t, cache.positions(t.shape[1]), cache) for t in tokens.split(chunks, dim=1)], 1)
+
+
+def relative_error(ours, truth):
+    return float((ours - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_fused_step_equals_the_plain_one(name, threads):
+    config = replace(TINY, **SHAPES[name])
+    plain, fused = quantised(config), quantised(config)
+    assert fuse_blocks(fused) == 2
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        chunks = [30, *[1] * 40, 3, 8, 1]
+        ours, truth = hidden_states(fused, chunks), hidden_states(plain, chunks)
+    finally:
+        torch.set_num_threads(before)
+    # The same roundings to int8; where a norm differs in its last bit, one activation may round the other way.
+    assert relative_error(ours, truth) < 2e-3
+
+
+@pytest.mark.parametrize("form", ["q4_0", "q8_0"])
+def test_other_formats(form):
+    plain, fused = quantised(TINY, form), quantised(TINY, form)
+    fuse_blocks(fused)
+    chunks = [5, *[1] * 20]
+    assert relative_error(hidden_states(fused, chunks), hidden_states(plain, chunks)) < 2e-3
+
+
+def test_a_cache_in_bfloat16():
+    model = quantised(TINY)
+    truth = hidden_states(model, [5, *[1] * 20])
+    fuse_blocks(model)
+    assert relative_error(hidden_states(model, [5, *[1] * 20], torch.bfloat16), truth) < 2e-2
+
+
+def test_a_long_context_is_shared_between_threads():
+    model = quantised(replace(TINY, max_position_embeddings=600))
+    truth = hidden_states(model, [500, 1, 1])
+    fuse_blocks(model)
+    assert relative_error(hidden_states(model, [500, 1, 1]), truth) < 2e-3
+
+
+def test_names_and_weights_stay():
+    plain, fused = quantised(TINY), quantised(TINY)
+    fuse_blocks(fused)
+    assert fused.state_dict().keys() == plain.state_dict().keys()
+    assert [name for name, _ in fused.named_modules()] == [name for name, _ in plain.named_modules()]
+
+
+@pytest.mark.parametrize("part", ["self_attn", "mlp.up_proj", "input_layernorm", "self_attn.q_norm"])
+def test_who_listens_to_a_part_hears_it(part):
+    model = quantised(TINY)
+    fuse_blocks(model)
+    heard = []
+    model.model.layers[1].get_submodule(part).register_forward_hook(lambda *_: heard.append(part))
+    hidden_states(model, [1, 1, 1])
+    assert len(heard) == (6 if part == "self_attn.q_norm" else 3) / (2 if part == "self_attn.q_norm" else 1)
+
+
+def test_a_part_that_is_replaced_is_used():
+    model = quantised(TINY)
+    fuse_blocks(model)
+    before = hidden_states(model, [3, 1])
+    block = model.model.layers[0]
+    assert isinstance(block, FusedBlock)
+    block.mlp.down_proj = nn.Linear(TINY.intermediate_size, TINY.hidden_size)
+    assert relative_error(hidden_states(model, [3, 1]), before) > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"block": "parallel"},
+        {"norm_offset": True},
+        {"hidden_act": "gelu"},
+        {"mlp": "plain"},
+        {"qk_norm": "full"},
+        {"attn_logit_softcapping": 5.0},
+        {"attention_sinks": True},
+        {"mlp_bias": True},
+    ],
+    ids=str,
+)
+def test_what_the_native_layer_cannot_say_is_left_alone(changes):
+    assert fuse_blocks(quantised(replace(TINY, **changes))) == 0
+
+
+def test_float_weights_are_left_alone():
+    assert fuse_blocks(Transformer(TINY).eval()) == 0
