@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -31,6 +32,8 @@ class Scripted:
     def __init__(self, answers: list[list[str | BaseException]], context: int = 1000) -> None:
         self.answers = list(answers)
         self.heard: list[list[dict]] = []
+        self.generation_defaults: dict = {}
+        self.asked: list[dict] = []
         self.config = ModelConfig(
             vocab_size=1,
             hidden_size=1,
@@ -43,10 +46,11 @@ class Scripted:
     def prompt_ids(self, messages: list[dict]) -> list[int]:
         return [0] * sum(len(message["content"]) for message in messages)
 
-    def stream(self, messages: list[dict], **options: object) -> "ScriptedStream":
+    def stream(self, messages: list[dict], *, after: object, **options: object) -> "ScriptedStream":
         if len(self.prompt_ids(messages)) >= self.config.max_position_embeddings:
             raise UserError("too long")
         self.heard.append([dict(message) for message in messages])
+        self.asked.append(options)
         return ScriptedStream(self.answers.pop(0))
 
 
@@ -187,6 +191,58 @@ def test_options_out_of_range_are_refused_before_anything_is_read(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
     with pytest.raises(UserError, match="temperature"):
         chat_loop(Scripted([]), temperature=-1.0)  # type: ignore[arg-type]
+
+
+def test_settings_that_the_model_recommends_hold_where_the_user_gives_none(monkeypatch):
+    lm = Scripted([["one"]])
+    lm.generation_defaults = {"temperature": 0.7, "top_p": 0.9}
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+    chat_loop(lm, console=Console(file=io.StringIO()), temperature=0.0, seed=3)  # type: ignore[arg-type]
+    assert lm.asked == [{"max_tokens": 256, "temperature": 0.0, "top_p": 0.9, "seed": 3}]
+
+
+def test_a_setting_can_be_changed_while_talking():
+    lm = Scripted([["a"], ["b"]])
+    _, printed = talk(lm, "one", "/set temperature=0.5", "two", "/set")
+    assert [asked.get("temperature") for asked in lm.asked] == [None, 0.5]
+    assert printed.count("(max_tokens = 10, temperature = 0.5)") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("temprature=1", "did you mean 'temperature'"),
+        ("temperature=-1", "expected a number from 0"),
+        ("num_beams=4", "a chat streams its answers"),
+        ("hot", "not of the form"),
+    ],
+)
+def test_a_change_that_is_wrong_is_told_and_changes_nothing(change, message):
+    chat, printed = talk(Scripted([]), f"/set {change}")
+    assert message in printed.replace("\n", " ")
+    assert chat.options == {"max_tokens": 10}
+
+
+def test_beam_search_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+    with pytest.raises(UserError, match="a chat streams its answers"):
+        chat_loop(Scripted([]), num_beams=2)  # type: ignore[arg-type]
+
+
+def test_answers_as_json_are_one_line_each_and_nothing_else_is_printed(monkeypatch, capsys):
+    lm, out = Scripted([["one\n", "more"], ["two"]]), io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n/help\nb\n"))
+    chat_loop(lm, console=Console(file=out, force_terminal=True), as_json=True)  # type: ignore[arg-type]
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [answer["text"] for answer in answers] == ["one\nmore", "two"]
+    assert "/reset" in capsys.readouterr().err
+
+
+def test_in_a_terminal_each_answer_is_followed_by_its_speed():
+    lm, out = Scripted([["Hel", "lo."]]), io.StringIO()
+    chat = Chat(lm, Console(file=out, width=80, force_terminal=True, color_system=None), {"max_tokens": 10})  # type: ignore[arg-type]
+    chat.read("Hi")
+    assert re.search(r"Hello\.\n.*\(6 tokens, the first after \d\.\d\d s, \d+ a second, stopped\)", out.getvalue())
 
 
 class Terminal:

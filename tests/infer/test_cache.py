@@ -94,6 +94,30 @@ def test_memory_is_that_of_the_capacity_and_doubles_up_to_the_context():
     assert seen == [expected(20)] * 20 + [expected(40)] * 20 + [expected(64)] * 24
 
 
+@pytest.mark.parametrize("rows", [[0, 1], [1, 0], [1, 1, 0], [0]])
+def test_reordered_rows_go_on_as_the_sequences_that_they_became(rows):
+    model, cache = Transformer(TINY).eval(), DenseCache(TINY, batch_size=2)
+    with torch.no_grad():
+        model(TOKENS[:, :20], cache.positions(20), cache)
+        cache.reorder(torch.tensor(rows))
+        following = TOKENS[:1, 20:30].expand(len(rows), -1)
+        expected = model(torch.cat((TOKENS[rows, :20], following), dim=1))[:, 20:]
+        torch.testing.assert_close(model(following, cache.positions(10), cache), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [0, 1, 13, 20, 99])
+def test_a_truncated_cache_goes_on_from_what_is_left(length):
+    model, cache = Transformer(TINY).eval(), DenseCache(TINY, batch_size=2)
+    left = min(length, 20)
+    with torch.no_grad():
+        model(TOKENS[:, :20], cache.positions(20), cache)
+        cache.truncate(length)
+        assert cache.length == left
+        expected = model(torch.cat((TOKENS[:, :left], TOKENS[:, 30:]), dim=1))[:, left:]
+        actual = model(TOKENS[:, 30:], cache.positions(10), cache)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_more_tokens_than_the_context_are_refused():
     cache = DenseCache(TINY)
     cache.positions(64)

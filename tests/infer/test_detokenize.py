@@ -65,6 +65,20 @@ def test_a_stop_text_may_hold_a_character_of_several_bytes():
     assert pieces(byte_ids("né à la".encode()), ("é à",)) == (["n"], True)
 
 
+def test_an_emoji_of_many_tokens_comes_only_whole():
+    """Four bytes a code point; the family is four of them with joiners between, each given out as soon as it is
+    certain."""
+    detokenizer = Detokenizer(BYTES)
+    assert [detokenizer.push(token) for token in byte_ids("😀".encode())] == ["", "", "", "😀"]
+    family = "👩‍👩‍👧‍👦"
+    found, _ = pieces(byte_ids(family.encode()))
+    assert found == list(family)
+
+
+def test_bytes_that_are_no_text_become_replacement_characters_and_text_goes_on():
+    assert pieces(byte_ids(b"a\xff\xf0\x9fb\xf0\x9f\x98"))[0] == ["a", "\ufffd", "\ufffdb", "\ufffd"]
+
+
 @pytest.mark.parametrize("special", SPECIAL.values())
 def test_special_tokens_have_no_text(special):
     assert pieces([*byte_ids(b"a"), special, *byte_ids(b"b")])[0] == ["a", "b"]

@@ -1,5 +1,5 @@
-"""The engine: greedy tokens equal to transformers', when it stops, its log-probabilities, seeds, and what it
-refuses."""
+"""The engine: greedy tokens equal to transformers', with processors too, when it stops, its log-probabilities, seeds,
+and what it refuses."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from vesalius.core.errors import UserError, VesaliusError
-from vesalius.infer.engine import Engine
-from vesalius.infer.sampling import SamplingParams
+from vesalius.infer.engine import Engine, placement
+from vesalius.infer.params import SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.families import read_config
 from vesalius.models.transformer import Transformer
@@ -49,6 +49,72 @@ def test_greedy_tokens_equal_those_of_transformers(config_class, tied):
     expected = theirs.generate(torch.tensor([PROMPT]), max_new_tokens=64, do_sample=False)[0, len(PROMPT) :].tolist()
     assert len(set(expected)) > 10
     assert ids(ours, max_tokens=64) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"bad_words_ids": [[7], [11, 3]], "sequence_bias": [[[5], 2.0], [[8], -3.0]]},
+        {"min_new_tokens": 9},
+        {"repetition_penalty": 0.7, "no_repeat_ngram_size": 3, "min_new_tokens": 4, "sequence_bias": [[[9], 3.0]]},
+    ],
+)
+def test_greedy_tokens_with_processors_equal_those_of_transformers(settings):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZES, bos_token_id=None, eos_token_id=None)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ours = Transformer(read_config(config.to_dict())).eval()
+    ours.load_state_dict(theirs.state_dict())
+    eos = ids(ours, max_tokens=3)[-1]
+    expected = theirs.generate(
+        torch.tensor([PROMPT]), max_new_tokens=40, do_sample=False, eos_token_id=eos, pad_token_id=0, **settings
+    )[0, len(PROMPT) :].tolist()
+    bias = {token: value for (token,), value in settings.pop("sequence_bias", [])}
+    params = SamplingParams.of(max_tokens=40, logit_bias=bias, min_tokens=settings.pop("min_new_tokens", 0), **settings)
+    assert [step.id for step in Engine(ours, (eos,)).stream(PROMPT, params)] == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_top_logprobs_are_the_likeliest_tokens_before_every_processor(model, temperature):
+    params = SamplingParams(max_tokens=5, temperature=temperature, seed=0, top_logprobs=3, presence_penalty=1.0)
+    steps = list(Engine(model).stream(PROMPT, params))
+    tokens = PROMPT + [step.id for step in steps]
+    with torch.no_grad():
+        best = model(torch.tensor([tokens]))[0].log_softmax(-1).topk(3)
+    for place, step in enumerate(steps, start=len(PROMPT) - 1):
+        assert list(step.top_logprobs) == best.indices[place].tolist()
+        assert list(step.top_logprobs.values()) == pytest.approx(best.values[place].tolist(), abs=1e-4)
+    assert next(Engine(model).stream(PROMPT, SamplingParams())).top_logprobs == {}
+
+
+def test_presence_penalty_counts_what_was_generated(model):
+    assert len(set(ids(model, max_tokens=60, presence_penalty=100.0))) == 60
+
+
+class Packed(torch.nn.Module):
+    """A matrix in whole numbers, as a quantised model has them: no weight that is a parameter."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.scale = float(weight.abs().max()) / 127
+        self.register_buffer("blocks", (weight / self.scale).round().to(torch.int8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (self.blocks.float() * self.scale).T
+
+
+def test_a_model_whose_head_and_embedding_are_packed_generates(model):
+    packed = Transformer(model.config).eval()
+    packed.load_state_dict(model.state_dict())
+    packed.lm_head = Packed(model.lm_head.weight.detach())
+    assert placement(packed) == (torch.device("cpu"), torch.float32)
+    assert len(ids(packed, max_tokens=5)) == 5
+
+
+def test_the_cache_has_the_models_dtype(model):
+    assert placement(Transformer(model.config).to(torch.bfloat16)) == (torch.device("cpu"), torch.bfloat16)
 
 
 def test_logprobs_are_the_models_own_whatever_the_settings(model):
@@ -109,6 +175,54 @@ def test_two_sequences_may_take_turns(model):
     assert [list(column) for column in zip(*together, strict=True)] == alone
 
 
+@pytest.fixture
+def read(model):
+    """How many tokens the model read at each step so far."""
+    counts: list[int] = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].shape[1]))
+    yield counts
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("later", "first_reading"),
+    [
+        ([*PROMPT, 4, 4], 2),  # behind the earlier prompt
+        ([*PROMPT[:3], 60, 61], 2),
+        (PROMPT[:4], 1),  # the last is always read
+        (PROMPT, 1),
+        ([90, *PROMPT], 7),
+    ],
+)
+def test_a_later_sequence_reads_only_what_an_earlier_one_has_not_read(model, read, later, first_reading):
+    engine, params = Engine(model), SamplingParams(max_tokens=8)
+    expected = [step.id for step in engine.stream(later, params)]
+    earlier = engine.stream(PROMPT, SamplingParams(max_tokens=4, logit_bias={4: -100.0}))
+    assert len(list(earlier)) == 4
+    read.clear()
+    assert [step.id for step in engine.stream(later, params, reuse=earlier.sequence)] == expected
+    assert read == [first_reading] + [1] * 7
+
+
+def test_a_later_sequence_goes_on_behind_the_answer_of_an_earlier_one(model, read):
+    engine, params = Engine(model), SamplingParams(max_tokens=8)
+    earlier = engine.stream(PROMPT, params)
+    later = [*PROMPT, *(step.id for step in earlier), 3, 1]
+    expected = [step.id for step in engine.stream(later, params)]
+    read.clear()
+    assert [step.id for step in engine.stream(later, params, reuse=earlier.sequence)] == expected
+    assert read[0] == 3  # the earlier one's last token was never read
+
+
+def test_a_sequence_whose_cache_was_taken_cannot_go_on(model):
+    engine, params = Engine(model), SamplingParams(max_tokens=8)
+    earlier = engine.stream(PROMPT, params)
+    next(earlier)
+    engine.stream(PROMPT, params, reuse=earlier.sequence)
+    with pytest.raises(ValueError, match="cache went to a later one"):
+        next(earlier)
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -126,8 +240,14 @@ def test_a_prompt_that_cannot_be_read_is_refused(model, prompt, message):
 def test_broken_weights_are_told_and_not_sampled_from(model):
     broken = Transformer(model.config).eval()
     broken.model.norm.weight.data.fill_(float("nan"))
-    with pytest.raises(VesaliusError, match="not finite"):
-        next(Engine(broken).stream(PROMPT, SamplingParams()))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(VesaliusError, match="not finite"):
+            next(Engine(broken).stream(PROMPT, SamplingParams(temperature=temperature)))
+
+
+def test_bad_words_as_texts_are_no_work_of_the_engine(model):
+    with pytest.raises(ValueError, match="bad_words_ids"):
+        Engine(model).start(PROMPT, SamplingParams(bad_words=("a",)))
 
 
 def test_a_model_that_would_drop_out_is_refused(model):

@@ -1,6 +1,7 @@
 """The language model: prompts, answers, streaming, scores, saving and loading."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
 from vesalius.infer.language_model import LanguageModel
+from vesalius.infer.params import SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
@@ -130,6 +132,83 @@ def test_logits_have_the_shape_of_the_ids(lm):
     batch = lm.logits(torch.tensor([[1, 2, 3], [4, 5, 6]]))
     assert batch.shape == (2, 3, V)
     torch.testing.assert_close(batch[0], lm.logits([1, 2, 3]), atol=1e-5, rtol=1e-5)
+
+
+def test_bad_words_are_not_written(lm):
+    word = re.search(r"[!-~]{2}", lm.generate("ab", max_tokens=40).text).group()
+    assert word not in lm.generate("ab", max_tokens=40, bad_words=word).text
+
+
+def test_a_bad_word_is_banned_in_both_spellings(lm):
+    params = lm._params({"bad_words": "a", "bad_words_ids": [[9, 8]]})
+    assert params.bad_words_ids == ((9, 8), tuple(lm.tokenizer.encode("a")), tuple(lm.tokenizer.encode(" a")))
+
+
+def test_top_logprobs_come_with_the_answer(lm):
+    answer = lm.generate("ab", max_tokens=5, top_logprobs=2)
+    assert [len(top) for top in answer.top_logprobs] == [2] * 5
+    assert [next(iter(top)) for top in answer.top_logprobs] == answer.ids  # greedy
+    assert lm.generate("ab", max_tokens=5).top_logprobs == []
+
+
+def test_an_answer_of_beam_search_is_as_likely_as_the_greedy_one_or_likelier(lm):
+    options = {"max_tokens": 12, "length_penalty": 0.0}
+    greedy, best = lm.generate("ab", max_tokens=12), lm.generate("ab", num_beams=6, **options)
+    assert best.score == pytest.approx(sum(best.logprobs), abs=1e-4)
+    assert sum(best.logprobs) >= sum(greedy.logprobs) - 1e-4
+    assert best.text == lm.tokenizer.decode(best.ids, skip_special=True)
+    assert greedy.score is None
+
+
+def test_beams_are_many_answers_best_first(lm):
+    answers = lm.generate_many("ab", 3, num_beams=4, max_tokens=8)
+    assert [answer.ids for answer in answers] == [
+        beam.ids for beam in lm.engine.beams(lm.prompt_ids("ab"), SamplingParams(num_beams=4, max_tokens=8))
+    ][:3]
+    assert answers[0].score >= answers[1].score >= answers[2].score
+
+
+def test_many_answers_are_drawn_with_one_seed_after_another(lm):
+    answers = lm.generate_many("ab", 3, temperature=1.0, seed=5, max_tokens=8)
+    assert [a.ids for a in answers] == [
+        lm.generate("ab", temperature=1.0, seed=seed, max_tokens=8).ids for seed in (5, 6, 7)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "message"),
+    [
+        (0, {}, "n = 0, expected"),
+        (2, {}, "at temperature 0 are all the same"),
+        (3, {"num_beams": 2}, "n = 3 answers of num_beams = 2"),
+    ],
+)
+def test_numbers_of_answers_that_make_no_sense_are_refused(lm, n, options, message):
+    with pytest.raises(UserError, match=message):
+        lm.generate_many("ab", n, **options)
+
+
+def test_a_conversation_goes_on_from_what_was_read(lm):
+    stream = lm.stream(QUESTION, max_tokens=6)
+    messages = [*QUESTION, {"role": "assistant", "content": stream.read().text}, {"role": "user", "content": "So?"}]
+    later = lm.stream(messages, max_tokens=6, after=stream)
+    assert later.sequence.cache.length > len(lm.prompt_ids(QUESTION)) - 1
+    assert later.read().ids == lm.generate(messages, max_tokens=6).ids
+
+
+def test_beam_search_cannot_be_streamed(lm):
+    with pytest.raises(UserError, match="cannot be streamed"):
+        lm.stream("ab", num_beams=2)
+
+
+def test_recommended_settings_are_saved_and_do_not_change_what_generate_does(lm, tmp_path):
+    recommending = LanguageModel(lm.model, lm.tokenizer, {"temperature": 0.7, "top_p": 0.9})
+    recommending.save(tmp_path / "model")
+    published = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert published["do_sample"] is True
+    assert LanguageModel.load(tmp_path / "model").generation_defaults == {"temperature": 0.7, "top_p": 0.9}
+    assert recommending.generate("ab", max_tokens=8).ids == lm.generate("ab", max_tokens=8).ids
+    assert lm.generation_defaults == {}
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10_000]])

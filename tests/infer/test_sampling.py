@@ -1,4 +1,4 @@
-"""Sampling: each processor equal to transformers' on random logits, the draw's frequencies, and what is refused."""
+"""Sampling: the processors together equal to transformers', few candidates as good as all, the draw's frequencies."""
 
 import math
 
@@ -6,41 +6,30 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from vesalius.core.errors import UserError
-from vesalius.infer import sampling
-from vesalius.infer.sampling import SamplingOptions, SamplingParams, process, sample
+from vesalius.infer.sampling import Adjuster, SamplingParams, candidates, draw, likeliest, process, sample
 
 IDS = torch.zeros(3, 1, dtype=torch.long)
+EOS = frozenset({1, 2})
 
 
 def logits(seed: int, vocabulary: int = 50) -> torch.Tensor:
     return torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(seed)) * 4
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (lambda s: sampling.temperature(s, 0.7), TemperatureLogitsWarper(0.7)),
-        (lambda s: sampling.top_k(s, 5), TopKLogitsWarper(5)),
-        (lambda s: sampling.top_k(s, 500), TopKLogitsWarper(500)),
-        (lambda s: sampling.top_p(s, 0.8), TopPLogitsWarper(0.8)),
-        (lambda s: sampling.top_p(s, 1e-6), TopPLogitsWarper(1e-6)),
-        (lambda s: sampling.min_p(s, 0.1), MinPLogitsWarper(0.1)),
-        (lambda s: sampling.min_p(s, 1.0), MinPLogitsWarper(1.0)),
-    ],
-)
-def test_each_processor_equals_transformers(seed, ours, theirs):
-    scores = logits(seed)
-    assert torch.equal(ours(scores), theirs(IDS, scores))
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,18 +39,129 @@ def test_each_processor_equals_transformers(seed, ours, theirs):
     top_k=st.integers(1, 60),
     top_p=st.floats(0.01, 0.99),
     min_p=st.floats(0, 1),
+    typical_p=st.floats(0.01, 0.99),
 )
-def test_all_processors_together_equal_transformers_in_its_order(seed, temperature, top_k, top_p, min_p):
-    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+def test_all_that_shape_the_distribution_equal_transformers_in_its_order(
+    seed, temperature, top_k, top_p, min_p, typical_p
+):
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p)
     theirs = LogitsProcessorList(
         [
             TemperatureLogitsWarper(temperature),
             TopKLogitsWarper(top_k),
             TopPLogitsWarper(top_p),
             MinPLogitsWarper(min_p),
+            TypicalLogitsWarper(typical_p),
         ]
     )
     assert torch.equal(process(logits(seed), params), theirs(IDS, logits(seed)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    penalty=st.floats(0.5, 2),
+    size=st.integers(2, 4),
+    min_tokens=st.integers(0, 12),
+    bias=st.dictionaries(st.integers(0, 49), st.floats(-5, 5), min_size=1, max_size=5),
+)
+def test_all_that_change_single_scores_equal_transformers_in_its_order(seed, penalty, size, min_tokens, bias):
+    ids = torch.randint(8, (3, 15), generator=torch.Generator().manual_seed(seed))
+    banned = [[3], [1], [4, 5], [6, 7]]  # an end token alone is not banned
+    ours = Adjuster(
+        SamplingParams.of(
+            repetition_penalty=penalty,
+            no_repeat_ngram_size=size,
+            min_tokens=min_tokens,
+            logit_bias=bias,
+            bad_words_ids=banned,
+        ),
+        50,
+        prompt_tokens=5,
+        eos_ids=EOS,
+    )
+    theirs = LogitsProcessorList(
+        [
+            SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()]),
+            RepetitionPenaltyLogitsProcessor(penalty),
+            NoRepeatNGramLogitsProcessor(size),
+            NoBadWordsLogitsProcessor(banned, eos_token_id=[1, 2]),
+            MinNewTokensLengthLogitsProcessor(5, min_tokens, [1, 2]),
+        ]
+    )
+    torch.testing.assert_close(ours(logits(seed), ids), theirs(ids, logits(seed)), atol=1e-6, rtol=1e-6)
+
+
+def test_presence_and_frequency_count_the_answer_and_not_the_prompt():
+    adjust = Adjuster(SamplingParams(presence_penalty=1.0, frequency_penalty=0.5), 4, prompt_tokens=2)
+    assert adjust(torch.zeros(4), torch.tensor([0, 0, 1, 1, 2])).tolist() == [0.0, -2.0, -1.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "eos", "active"),
+    [
+        ({}, EOS, False),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.5}, EOS, False),
+        ({"min_tokens": 1}, EOS, True),
+        ({"min_tokens": 1}, frozenset(), False),
+        ({"bad_words_ids": [[1]]}, EOS, False),
+        ({"bad_words_ids": [[3]]}, EOS, True),
+        ({"logit_bias": {3: 1.0}}, EOS, True),
+        ({"frequency_penalty": 0.1}, EOS, True),
+    ],
+)
+def test_the_adjuster_knows_whether_it_has_anything_to_do(options, eos, active):
+    assert Adjuster(SamplingParams.of(**options), 50, eos_ids=eos).active is active
+
+
+def test_settings_that_leave_no_token_are_told():
+    forbidden = Adjuster(SamplingParams.of(logit_bias={0: -math.inf, 1: -math.inf}), 2)
+    with pytest.raises(UserError, match="after 0 new tokens none is left"):
+        forbidden(torch.zeros(2), torch.zeros(0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("options", [{"logit_bias": {50: 1.0}}, {"bad_words_ids": [[3, 77]]}])
+def test_tokens_outside_the_vocabulary_are_refused(options):
+    with pytest.raises(UserError, match=r"names token (50|77), expected one below the vocabulary's size of 50"):
+        Adjuster(SamplingParams.of(**options), 50)
+
+
+shapes = st.fixed_dictionaries(
+    {
+        "temperature": st.floats(0.2, 2),
+        "top_k": st.none() | st.integers(1, 6000),
+        "top_p": st.none() | st.floats(1e-3, 1),
+        "min_p": st.none() | st.floats(0, 0.5),
+        "typical_p": st.none() | st.floats(0.1, 1),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10_000), width=st.sampled_from([1.0, 3.0, 8.0]), options=shapes)
+def test_few_candidates_have_the_distribution_of_all(seed, width, options):
+    """Compared as probabilities: a token at the very border of top-p may fall to either side by rounding, and weighs
+    then no more than the float32 sum is exact."""
+    scores = torch.randn(5000, generator=torch.Generator().manual_seed(seed)) * width
+    params = SamplingParams(**options)
+    left, ids = candidates(scores, params)
+    ours = left.softmax(-1)
+    if ids is not None:
+        ours = torch.zeros(5000).scatter(-1, ids, ours)
+    torch.testing.assert_close(ours, process(scores, params).softmax(-1), atol=1e-6, rtol=1e-4)
+
+
+def test_sharp_scores_are_drawn_from_few_candidates():
+    scores = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 8
+    for options, most in (({"top_k": 40}, 40), ({"top_p": 0.5}, 100), ({"top_k": 40, "top_p": 0.5}, 40)):
+        left, ids = candidates(scores, SamplingParams(temperature=1.0, **options))
+        assert ids is not None
+        assert len(left) <= most
+
+
+def test_ties_with_the_kth_candidate_stay():
+    left, _ = candidates(torch.tensor([1.0, 3.0, 3.0, 3.0]), SamplingParams(temperature=1.0, top_k=2))
+    assert left.isfinite().sum() == 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,8 +172,15 @@ def test_the_likeliest_token_always_stays(seed, top_k, top_p, min_p):
     assert scores.softmax(-1).isfinite().all()
 
 
-def test_ties_with_the_kth_score_stay():
-    assert sampling.top_k(torch.tensor([1.0, 3.0, 3.0, 3.0]), 2).isfinite().tolist() == [False, True, True, True]
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.sampled_from([(64,), (640,), (3, 128), (2, 3, 320), (97,), (2, 65)]),
+    values=st.integers(1, 1000),
+)
+def test_the_likeliest_token_is_argmax_the_first_of_equals(seed, shape, values):
+    scores = torch.randint(values, shape, generator=torch.Generator().manual_seed(seed)).float()
+    assert torch.equal(likeliest(scores), scores.argmax(-1))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30])
@@ -81,16 +188,46 @@ def test_temperature_zero_and_near_it_is_greedy(temperature):
     assert torch.equal(sample(logits(0), SamplingParams(temperature=temperature)), logits(0).argmax(-1))
 
 
-def test_draws_have_the_frequencies_of_the_processed_distribution():
-    row = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
-    params = SamplingParams(temperature=0.8, top_k=4)
-    expected = process(row, params).softmax(-1)
-    n = 20_000
-    draws = sample(row.expand(n, 5), params, torch.Generator().manual_seed(0))
-    counts = draws.bincount(minlength=5)
-    chi_square = ((counts - n * expected)[:4] ** 2 / (n * expected[:4])).sum()
-    assert counts[4] == 0
-    assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.8},
+        {"temperature": 1.5, "top_k": 12},
+        {"temperature": 1.0, "top_p": 0.9},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
+        {"temperature": 1.2, "typical_p": 0.8},
+    ],
+)
+def test_draws_have_the_frequencies_of_the_processed_distribution(seed, options):
+    """Chi-square of 20,000 draws; tokens expected less than five times are one class together."""
+    row = torch.randn(320, generator=torch.Generator().manual_seed(seed)) * 2
+    params, n = SamplingParams(**options), 20_000
+    expected = n * process(row, params).softmax(-1).double()
+    counts = sample(row.expand(n, -1), params, torch.Generator().manual_seed(seed)).bincount(minlength=320).double()
+    assert counts[expected == 0].sum() == 0
+    rare = expected < 5
+    counts, expected = (torch.cat((x[~rare], x[rare].sum(-1, keepdim=True))) for x in (counts, expected))
+    used = expected > 0
+    statistic = float(((counts - expected)[used] ** 2 / expected[used]).sum())
+    assert statistic < chi2.isf(1e-4, int(used.sum()) - 1)
+
+
+def test_draws_of_one_row_at_a_time_have_the_frequencies_too():
+    """One row goes another way than many: top-p without sorting."""
+    row, n = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]).log(), 4_000
+    row = torch.cat((row, torch.full((400,), -30.0)))  # enough to be more than the first candidates
+    generator = torch.Generator().manual_seed(0)
+    params = SamplingParams(temperature=1.0, top_p=0.8)
+    counts = torch.stack([sample(row, params, generator) for _ in range(n)]).bincount(minlength=405).double()
+    expected = n * torch.tensor([0.4, 0.3, 0.15], dtype=torch.float64) / 0.85
+    assert counts[3:].sum() == 0
+    assert float(((counts[:3] - expected) ** 2 / expected).sum()) < chi2.isf(1e-4, 2)
+
+
+def test_a_token_of_no_probability_is_never_drawn():
+    probabilities = torch.tensor([0.0, 1e-12, 0.0, 1e-12, 0.0]).expand(10_000, 5)
+    assert set(draw(probabilities, torch.Generator().manual_seed(0)).tolist()) == {1, 3}
 
 
 def test_equal_seeds_draw_equal_tokens_and_other_seeds_others():
@@ -101,45 +238,7 @@ def test_equal_seeds_draw_equal_tokens_and_other_seeds_others():
 
 
 def test_the_shape_in_front_of_the_vocabulary_is_kept():
-    params = SamplingParams(temperature=1.0)
-    assert sample(torch.zeros(7), params).shape == ()
-    assert sample(torch.zeros(2, 3, 7), params).shape == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("max_tokens", 0),
-        ("max_tokens", True),
-        ("temperature", -0.1),
-        ("temperature", math.nan),
-        ("temperature", math.inf),
-        ("top_k", 0),
-        ("top_k", 2.5),
-        ("top_p", 0.0),
-        ("top_p", 1.01),
-        ("min_p", -0.01),
-        ("min_p", math.nan),
-        ("seed", -1),
-        ("seed", 2**64),
-        ("stop", ("",)),
-        ("stop", "text"),
-    ],
-)
-def test_a_setting_out_of_range_is_refused_by_name(name, value):
-    with pytest.raises(UserError, match=f"{name} = .*expected"):
-        SamplingParams(**{name: value})
-
-
-@pytest.mark.parametrize(("stop", "expected"), [(None, ()), ("ab", ("ab",)), (["a", "b"], ("a", "b"))])
-def test_stop_may_be_one_text_or_many(stop, expected):
-    assert SamplingParams.of(stop=stop).stop == expected
-
-
-def test_an_unknown_option_is_an_error():
-    with pytest.raises(TypeError, match="temprature"):
-        SamplingParams.of(temprature=1.0)  # type: ignore[call-arg]
-
-
-def test_the_options_are_the_fields_of_the_params():
-    assert set(SamplingOptions.__annotations__) == set(SamplingParams.__dataclass_fields__)
+    for options in ({}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 3}, {"temperature": 1.0, "top_p": 0.5}):
+        params = SamplingParams(**options)
+        assert sample(torch.zeros(7), params).shape == ()
+        assert sample(torch.zeros(2, 3, 7), params).shape == (2, 3)

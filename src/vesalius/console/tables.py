@@ -30,16 +30,51 @@ def print_info(facts: dict[str, Any], console: Console | None = None) -> None:
         f"{config['num_attention_heads']} heads ({config['num_key_value_heads']} key/value), "
         f"vocabulary {config['vocab_size']}, context {config['max_position_embeddings']}",
         highlight=False,
+        soft_wrap=True,
     )
+    if stored := facts.get("stored"):
+        _print_stored(stored, console)
     parts = Table("part", "parameters", f"FLOPs a token (context {facts['context']})", box=box.SIMPLE)
     for part, flops in facts["flops_per_token"].items():
         parts.add_row(part.replace("_", " "), shortened(facts["parameters"][part]), shortened(flops))
     console.print(parts)
     held = facts["bytes"]
     console.print(
-        "  ".join(f"{name.replace('_', ' ')} {shortened(size)}B" for name, size in held.items())
-        + f"\n(float32; activations for 8 rows of {facts['context']} tokens, AdamW)",
+        "training in float32: "
+        + "  ".join(f"{name.replace('_', ' ')} {shortened(size)}B" for name, size in held.items())
+        + f"\n(activations for 8 rows of {facts['context']} tokens, AdamW)",
         highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_stored(stored: dict[str, Any], console: Console) -> None:
+    """Where a stored model is, and in which formats."""
+    tokenizer = stored["tokenizer"]
+    ends = ", ".join(tokenizer["end_tokens"]) or "none"
+    console.print(
+        f"{stored['container']}, {stored['architecture']}, {shortened(stored['bytes'])}B of weights\n{stored['path']}\n"
+        f"tokenizer: {tokenizer['tokens']} tokens, {tokenizer['special_tokens']} of them special, ends at {ends}; "
+        f"{'with' if tokenizer['chat_template'] else 'without'} a chat template",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    formats = Table("format", "tensors", "bytes", box=box.SIMPLE)
+    for name, entry in stored["formats"].items():
+        formats.add_row(name, str(entry["tensors"]), f"{shortened(entry['bytes'])}B")
+    console.print(formats)
+
+
+def print_exported(facts: dict[str, Any], console: Console | None = None) -> None:
+    """What `vesalius export` wrote."""
+    console = console or Console()
+    formats = ", ".join(f"{count} × {name}" for name, count in facts["tensors"].items())
+    console.print(
+        f"{facts['path']}  {facts['architecture']}, {shortened(facts['bytes'])}B, tensors: {formats}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

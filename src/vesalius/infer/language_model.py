@@ -1,11 +1,11 @@
 """A model with its tokenizer: text in, text out. This is the class that users hold (DESIGN, "Public face").
 
 A text prompt starts with the document boundary, as every document does in training; messages go through the chat
-template, which ends where the assistant's answer begins. Left out: several prompts at once, tools, export to GGUF.
+template, which ends where the assistant's answer begins. Left out: several prompts at once, tools.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,63 +13,58 @@ import torch
 from torch import Tensor
 
 from vesalius.core.errors import UserError
-from vesalius.hub.directory import open_model, save_model
+from vesalius.hub.directory import save_model
+from vesalius.hub.export import Exported, export_model
+from vesalius.hub.open import model_path, open_model
+from vesalius.hub.unpacking import unpacked
+from vesalius.infer.completion import Completion, Stream, Usage
 from vesalius.infer.detokenize import Detokenizer
-from vesalius.infer.engine import Engine, FinishReason, Step
-from vesalius.infer.sampling import SamplingOptions, SamplingParams
+from vesalius.infer.engine import Engine, placement
+from vesalius.infer.generation_config import published_options, read_recommended
+from vesalius.infer.params import SamplingOptions, SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
 
+__all__ = ["Completion", "LanguageModel", "Message", "Stream", "Usage"]
+
 Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text}, as in OpenAI's API."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """How many tokens went in and came out; the end token counts."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """What was generated.
-
-    text           without special tokens and without the stop text
-    ids, logprobs  every token that was generated, the end token included, and the model's own log-probability of each
-    finish_reason  "stop" or "length"; None where the caller left the stream before its end
-    """
-
-    text: str
-    ids: list[int] = field(repr=False)
-    logprobs: list[float] = field(repr=False)
-    finish_reason: FinishReason | None
-    usage: Usage
-
-
 class LanguageModel:
-    """A model and its tokenizer. `load` opens one from a directory."""
+    """A model and its tokenizer. `load` opens one by its name or from a file."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, generation_defaults: SamplingOptions | None = None
+    ) -> None:
+        """`generation_defaults` are the settings that the model's makers recommend. A chat uses them; `generate` and
+        `stream` don't, so that the same call means the same for every model."""
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.generation_defaults = generation_defaults or SamplingOptions()
         self.engine = Engine(model, tokenizer.eos_ids)
 
     @classmethod
     def load(cls, path: Path | str) -> "LanguageModel":
-        """From a Hugging Face directory or a run directory. UserError that says what is wrong with it."""
-        return cls(*open_model(path))
+        """From an alias, a hub id, a Hugging Face directory, a run directory or a .gguf file; what has to be fetched
+        first is fetched. UserError that says what is wrong with it, VesaliusError where it cannot be fetched.
+        """
+        place = model_path(path)
+        return cls(*open_model(place), read_recommended(place))
 
     def save(self, directory: Path | str) -> None:
         """As a Hugging Face directory, whole or not at all; what stood there before is replaced."""
-        save_model(directory, self.model, self.tokenizer)
+        generation = published_options(self.generation_defaults)
+        save_model(directory, unpacked(self.model), self.tokenizer, generation=generation)
+
+    def export(self, path: Path | str, *, dtype: str | None = None) -> Exported:
+        """Writes a GGUF file, by default in q8_0, where `path` ends in .gguf, else a new Hugging Face directory.
+
+        dtype: f32, f16, bf16, and for GGUF q8_0, q4_0, q4_1, q4_k, q6_k. UserError for what the format cannot say.
+        """
+        return export_model(path, self.model, self.tokenizer, dtype=dtype)
 
     @property
     def config(self) -> ModelConfig:
@@ -81,29 +76,69 @@ class LanguageModel:
 
         UserError where the prompt is longer than the context, or an option is out of its range.
         """
-        stream = self.stream(prompt, **options)
-        for _ in stream:
-            pass
-        return stream.completion
+        params = self._params(options)
+        if params.num_beams > 1:
+            return self._beams(prompt, params)[0]
+        return self._stream(prompt, params).read()
 
-    def stream(self, prompt: str | Sequence[Message], **options: Unpack[SamplingOptions]) -> "Stream":
-        """The same answer in pieces of text, as they become certain. Joined, they are the text that `generate`
-        gives."""
-        params = SamplingParams.of(**options)
+    def generate_many(
+        self, prompt: str | Sequence[Message], n: int, **options: Unpack[SamplingOptions]
+    ) -> list[Completion]:
+        """n answers: the best n of beam search where `num_beams` asks for it, or else n drawn ones, with seed,
+        seed + 1, and so on. UserError where they would all be the same, or there are fewer beams."""
+        params = self._params(options)
+        if n < 1:
+            raise UserError(f"n = {n}, expected a whole number from 1")
+        if params.num_beams > 1:
+            if n > params.num_beams:
+                raise UserError(f"n = {n} answers of num_beams = {params.num_beams}: raise num_beams or lower n")
+            return self._beams(prompt, params)[:n]
+        if n > 1 and params.temperature == 0:
+            raise UserError(f"n = {n} answers at temperature 0 are all the same: set a temperature or num_beams")
+        seeds = [None if params.seed is None else (params.seed + i) % 2**63 for i in range(n)]
+        return [self._stream(prompt, replace(params, seed=seed)).read() for seed in seeds]
+
+    def stream(
+        self, prompt: str | Sequence[Message], *, after: Stream | None = None, **options: Unpack[SamplingOptions]
+    ) -> Stream:
+        """The same answer in pieces of text, as they become certain. Joined, they are the text that `generate` gives.
+
+        `after` is an earlier stream of this model, of which no more is wanted: as far as the prompt is what that one
+        has read and written, as from turn to turn of a conversation, it isn't read again. UserError as in `generate`,
+        at once, and for beam search, which knows its answer only at the end.
+        """
+        return self._stream(prompt, self._params(options), after)
+
+    def _stream(self, prompt: str | Sequence[Message], params: SamplingParams, after: Stream | None = None) -> Stream:
         ids = self.prompt_ids(prompt)
-        return Stream(self.engine.stream(ids, params), Detokenizer(self.tokenizer, params.stop), len(ids))
+        steps = self.engine.stream(ids, params, after.sequence if after else None)
+        return Stream(steps, Detokenizer(self.tokenizer, params.stop), len(ids), steps.sequence)
+
+    def _beams(self, prompt: str | Sequence[Message], params: SamplingParams) -> list[Completion]:
+        ids = self.prompt_ids(prompt)
+        beams = self.engine.beams(ids, params)
+        streams = [Stream(beam.steps(), Detokenizer(self.tokenizer), len(ids)) for beam in beams]
+        return [replace(stream.read(), score=beam.score) for stream, beam in zip(streams, beams, strict=True)]
+
+    def _params(self, options: SamplingOptions) -> SamplingParams:
+        """The settings as the engine takes them: bad words as the ids that spell them, with and without a blank."""
+        params = SamplingParams.of(**options)
+        if not params.bad_words:
+            return params
+        texts = [spelling for word in params.bad_words for spelling in (word, f" {word}")]
+        ids = tuple(dict.fromkeys(tuple(self.tokenizer.encode(text)) for text in texts))
+        return replace(params, bad_words=(), bad_words_ids=params.bad_words_ids + ids)
 
     def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
         """The tokens that the model reads for a prompt."""
         if isinstance(prompt, str):
-            start = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-            return start + self.tokenizer.encode(prompt)
+            return self.tokenizer.prompt_prefix + self.tokenizer.encode(prompt)
         return encode_chat(self.tokenizer, prompt, add_generation_prompt=True).ids
 
     def logits(self, ids: list[int] | Tensor) -> Tensor:
         """ids (T,) or (B, T) -> (T, V) or (B, T, V) float32. UserError for no ids, unknown ids, or more than the
         context holds."""
-        tokens = torch.as_tensor(ids, dtype=torch.int64, device=self.model.lm_head.weight.device)
+        tokens = torch.as_tensor(ids, dtype=torch.int64, device=placement(self.model)[0])
         if tokens.numel() == 0 or tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
             raise UserError(
                 f"expected token ids from 0 to {self.config.vocab_size - 1}, at least one; got {_range(tokens)}"
@@ -116,57 +151,6 @@ class LanguageModel:
         """The log-probability of each token after the first, given all before it: len(ids) - 1 numbers."""
         logprobs = self.logits(ids).log_softmax(-1)[:-1]  # (T - 1, V)
         return logprobs.gather(1, torch.tensor(ids[1:], device=logprobs.device).unsqueeze(1)).squeeze(1).tolist()
-
-
-class Stream:
-    """Pieces of text as they become certain; `completion` is what there is so far."""
-
-    def __init__(self, steps: Iterator[Step], detokenizer: Detokenizer, prompt_tokens: int) -> None:
-        self._steps = steps
-        self._detokenizer = detokenizer
-        self._prompt_tokens = prompt_tokens
-        self._text: list[str] = []
-        self._ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._finish_reason: FinishReason | None = None
-        self._pieces = self._run()
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    @property
-    def completion(self) -> Completion:
-        """Everything generated so far: the whole answer once the stream is used up."""
-        return Completion(
-            text="".join(self._text),
-            ids=list(self._ids),
-            logprobs=list(self._logprobs),
-            finish_reason=self._finish_reason,
-            usage=Usage(prompt_tokens=self._prompt_tokens, completion_tokens=len(self._ids)),
-        )
-
-    def _run(self) -> Iterator[str]:
-        for step in self._steps:
-            if piece := self._read(step):
-                self._text.append(piece)
-                yield piece
-            if self._detokenizer.stopped:
-                break
-        if tail := self._detokenizer.close():
-            self._text.append(tail)
-            yield tail
-
-    def _read(self, step: Step) -> str:
-        """Notes one step and returns the text that became certain with it."""
-        self._ids.append(step.id)
-        self._logprobs.append(step.logprob)
-        at_end_token = step.finish_reason == "stop"
-        piece = "" if at_end_token else self._detokenizer.push(step.id)
-        self._finish_reason = "stop" if self._detokenizer.stopped else step.finish_reason
-        return piece
 
 
 def _range(tokens: Tensor) -> str:

@@ -1,146 +1,183 @@
-"""Choosing the next token: what the caller asks for, the processors that reshape the distribution, and the draw.
+"""Choosing the next token: the processors in order, then the likeliest token or a draw.
 
-A processor maps scores (…, V) to scores (…, V) and removes a token by giving it -inf. They run in the order that
-transformers uses: temperature, top-k, top-p (Holtzman et al. 2020, arXiv:1904.09751, section 3.1), min-p (Nguyen et
-al. 2024, arXiv:2407.01082, section 3), so the same settings mean the same distribution in both libraries. Left out:
-penalties, typical sampling and constraints; each is one more function here and one more line in `process`.
+The order is that of transformers, so the same settings mean the same distribution in both libraries: bias, repetition
+penalty, (presence and frequency penalty, which only OpenAI's API has,) n-grams, bad words, end tokens; then, only where
+a token is drawn, temperature, top-k, top-p, min-p, typical. `process` is that last part as it reads. `candidates` gives
+the same distribution over few tokens without sorting the vocabulary: top-k or the likeliest few hundred tokens first,
+everything else on those.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from vesalius.core.errors import UserError
+from vesalius.infer import processors
+from vesalius.infer.params import SamplingOptions, SamplingParams
+
+__all__ = ["Adjuster", "SamplingOptions", "SamplingParams", "candidates", "draw", "likeliest", "process", "sample"]
 
 GREEDY_BELOW = 1e-5
 """Dividing logits by a smaller temperature overflows float32, and the draw would be the greedy one anyway."""
 
+NUCLEUS_SIZES = (256, 4096)
+"""How many of the likeliest tokens are tried in turn as those that hold top_p, before all are sorted."""
 
-class SamplingOptions(TypedDict, total=False):
-    """The settings of `SamplingParams` as keyword arguments; `stop` may also be one text, any iterable of texts, or
-    None."""
-
-    max_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int | None
-    stop: str | Iterable[str] | None
+BLOCK = 64
+"""Scores whose maximum is found at once; argmax itself looks at one after another."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How one sequence is generated. UserError where a setting is out of its range.
+class Adjuster:
+    """The processors that change single scores, made ready for one prompt: adjuster(scores, ids) -> scores.
 
-    max_tokens   the most tokens to generate
-    temperature  divides the logits; 0 takes the likeliest token
-    top_k        keeps the k likeliest tokens
-    top_p        keeps the fewest likeliest tokens whose probabilities add up to p
-    min_p        keeps the tokens at least min_p times as likely as the likeliest
-    seed         makes the draws repeatable; None draws anew each time
-    stop         texts that end the generation; they are not part of the answer
+    UserError where a setting names a token that is not in the vocabulary.
     """
 
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+    def __init__(
+        self,
+        params: SamplingParams,
+        vocab_size: int,
+        *,
+        prompt_tokens: int = 0,
+        eos_ids: frozenset[int] = frozenset(),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check_ids(params, vocab_size)
+        device = torch.device(device)
+        self.params, self.prompt_tokens = params, prompt_tokens
+        self._ends = torch.tensor(sorted(eos_ids), dtype=torch.int64, device=device)
+        self._biased = torch.tensor(list(params.logit_bias), dtype=torch.int64, device=device)
+        self._bias = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=device)
+        # As in transformers: who bans an end token alone does not want an answer without end.
+        banned = [ids for ids in params.bad_words_ids if len(ids) > 1 or ids[0] not in eos_ids]
+        self._banned = processors.banned_groups(banned, device)
+        self._counts = params.presence_penalty != 0 or params.frequency_penalty != 0
+        self.active = bool(
+            params.logit_bias
+            or params.repetition_penalty != 1
+            or self._counts
+            or params.no_repeat_ngram_size
+            or banned
+            or (params.min_tokens and eos_ids)
+        )
+        """Whether it changes anything."""
 
-    def __post_init__(self) -> None:
-        for name, (valid, expected) in _RULES.items():
-            if not valid(value := getattr(self, name)):
-                raise UserError(f"{name} = {value!r}, expected {expected}")
+    def __call__(self, scores: Tensor, ids: Tensor) -> Tensor:
+        """scores (…, V) and all ids so far (…, T) -> scores (…, V). UserError where no token is left."""
+        if not self.active:
+            return scores
+        asked, generated = self.params, ids[..., self.prompt_tokens :]
+        if asked.logit_bias:
+            scores = processors.logit_bias(scores, self._biased, self._bias)
+        if asked.repetition_penalty != 1:
+            scores = processors.repetition_penalty(scores, ids, asked.repetition_penalty)
+        if self._counts:
+            scores = processors.count_penalties(scores, generated, asked.presence_penalty, asked.frequency_penalty)
+        if asked.no_repeat_ngram_size:
+            scores = processors.no_repeat_ngram(scores, ids, asked.no_repeat_ngram_size)
+        scores = processors.bad_words(scores, ids, self._banned)
+        if generated.shape[-1] < asked.min_tokens:
+            scores = processors.remove(scores, self._ends)
+        if float(scores.amax()) == -math.inf:
+            raise UserError(
+                f"after {generated.shape[-1]} new tokens none is left to take: "
+                "logit_bias, bad words, no_repeat_ngram_size and min_tokens together forbid all"
+            )
+        return scores
 
-    @classmethod
-    def of(cls, **options: Unpack[SamplingOptions]) -> "SamplingParams":
-        """The settings given, defaults for the rest.
 
-        >>> SamplingParams.of(stop="\\n").stop
-        ('\\n',)
-        """
-        stop = options.pop("stop", None)
-        options["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        return cls(**options)  # type: ignore[arg-type]  # `stop` is a tuple by now
-
-
-def sample(logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
-    """logits (…, V) -> one token id for each row (…), int64: the likeliest at temperature 0, else drawn after
-    `process`."""
+def sample(scores: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
+    """scores (…, V) -> one token id for each row (…), int64: the likeliest at temperature 0, else drawn from what
+    `process` leaves."""
     if params.temperature < GREEDY_BELOW:
-        return logits.argmax(-1)
-    probabilities = process(logits, params).softmax(-1)
-    draws = torch.multinomial(probabilities.view(-1, logits.shape[-1]), 1, generator=generator)  # (rows, 1)
-    return draws.view(logits.shape[:-1])
+        return likeliest(scores)
+    left, ids = candidates(scores, params)
+    place = draw(left.softmax(-1), generator)  # (…,)
+    return place if ids is None else ids.gather(-1, place.unsqueeze(-1)).squeeze(-1)
 
 
-def process(logits: Tensor, params: SamplingParams) -> Tensor:
-    """logits (…, V) -> scores (…, V): every processor that `params` asks for, in order."""
-    scores = temperature(logits, params.temperature)
+def process(scores: Tensor, params: SamplingParams) -> Tensor:
+    """scores (…, V) -> scores (…, V): every processor that shapes the distribution and that `params` asks for."""
+    scores = processors.temperature(scores, params.temperature)
     if params.top_k is not None:
-        scores = top_k(scores, params.top_k)
+        scores = processors.top_k(scores, params.top_k)
+    return _after_top_k(scores, params)
+
+
+def candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:
+    """scores (…, V) -> scores (…, n) whose softmax is that of `process`, and which ids (…, n) they belong to.
+
+    None in place of ids: n is V, each id its own place.
+    """
+    scores = processors.temperature(scores, params.temperature)
+    if params.top_k is not None and params.top_k < scores.shape[-1]:
+        values, ids = scores.topk(params.top_k + 1)
+        if not (values[..., -1] == values[..., -2]).any():  # ties with the k-th would stay
+            return _after_top_k(values[..., :-1], params), ids[..., :-1]
+        scores = processors.top_k(scores, params.top_k)
+    elif params.top_p is not None and params.top_p < 1 and (found := _nucleus(scores, params.top_p)) is not None:
+        values, ids = found
+        return _after_top_p(values, params), ids
+    return _after_top_k(scores, params), None
+
+
+def _after_top_k(scores: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p is not None and params.top_p < 1:
-        scores = top_p(scores, params.top_p)
+        scores = processors.top_p(scores, params.top_p)
+    return _after_top_p(scores, params)
+
+
+def _after_top_p(scores: Tensor, params: SamplingParams) -> Tensor:
     if params.min_p is not None:
-        scores = min_p(scores, params.min_p)
+        scores = processors.min_p(scores, params.min_p)
+    if params.typical_p is not None and params.typical_p < 1:
+        scores = processors.typical_p(scores, params.typical_p)
     return scores
 
 
-def temperature(scores: Tensor, value: float) -> Tensor:
-    """Divides by `value` > 0: below 1 sharpens the distribution, above 1 flattens it."""
-    return scores / value
+def _nucleus(scores: Tensor, p: float) -> tuple[Tensor, Tensor] | None:
+    """What top-p keeps of one row (V,): scores (n,) and ids (n,), likeliest first. None where they are too many to be
+    found faster than by sorting, or where there are several rows, which keep different numbers of tokens."""
+    if scores.dim() != 1:
+        return None
+    logprobs = scores.log_softmax(-1)
+    for size in NUCLEUS_SIZES:
+        if size >= len(scores):
+            break
+        values, ids = logprobs.topk(size)
+        reached = values.exp().cumsum(-1)
+        if float(reached[-1]) >= p:
+            count = int((reached < p).sum()) + 1
+            return values[:count], ids[:count]
+    return None
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Removes all but the k highest scores (…, V); ties with the k-th stay."""
-    kth = scores.topk(min(k, scores.shape[-1])).values[..., -1:]  # (…, 1)
-    return scores.masked_fill(scores < kth, -math.inf)
+def likeliest(scores: Tensor) -> Tensor:
+    """argmax: scores (…, V) -> ids (…), the first of equals."""
+    if scores.shape[-1] % BLOCK:
+        return scores.argmax(-1)
+    blocks = scores.unflatten(-1, (-1, BLOCK))  # (…, V / 64, 64)
+    block = blocks.amax(-1).argmax(-1)  # (…)
+    best = blocks.take_along_dim(block[..., None, None], -2).squeeze(-2)  # (…, 64)
+    return block * BLOCK + best.argmax(-1)
 
 
-def top_p(scores: Tensor, p: float) -> Tensor:
-    """Keeps the smallest set of likeliest tokens whose probabilities reach p; at least one token stays.
+def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """probabilities (…, V), not necessarily normed -> one place for each row (…), int64.
 
-    >>> top_p(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.7).softmax(-1)
-    tensor([[0.6250, 0.3750, 0.0000]])
+    One uniform number a row is looked up in the summed probabilities: `torch.multinomial` takes one number for each of
+    the V tokens. Sums are float64, where the hardware has it, or the last of many tokens would be lost in rounding.
     """
-    ascending, order = scores.sort(-1)
-    removed = ascending.softmax(-1).cumsum(-1) <= 1 - p  # the least likely tokens that together weigh at most 1 - p
-    removed[..., -1] = False
-    return scores.masked_fill(removed.scatter(-1, order, removed), -math.inf)
+    wide = torch.float32 if probabilities.device.type == "mps" else torch.float64
+    reached = probabilities.cumsum(-1, dtype=wide)  # (…, V)
+    uniform = torch.rand((*probabilities.shape[:-1], 1), dtype=wide, device=probabilities.device, generator=generator)
+    place = torch.searchsorted(reached, uniform * reached[..., -1:], right=True)  # (…, 1)
+    return place.squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
-def min_p(scores: Tensor, fraction: float) -> Tensor:
-    """Removes tokens less likely than `fraction` times the likeliest."""
-    probabilities = scores.softmax(-1)
-    return scores.masked_fill(probabilities < fraction * probabilities.amax(-1, keepdim=True), -math.inf)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_within(value: Any, low: float, high: float) -> bool:
-    """Whether it is a number from low to high; nan is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-_Rule = tuple[Callable[[Any], bool], str]
-_RULES: dict[str, _Rule] = {
-    "max_tokens": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1, for example 64"),
-    "temperature": (lambda v: _is_within(v, 0, 1e6), "a number from 0 (greedy) to a million, for example 0.7"),
-    "top_k": (lambda v: v is None or (_is_whole(v) and v >= 1), "a whole number from 1, or None to keep all tokens"),
-    "top_p": (lambda v: v is None or (_is_within(v, 0, 1) and v > 0), "a number above 0 and at most 1, or None"),
-    "min_p": (lambda v: v is None or _is_within(v, 0, 1), "a number from 0 to 1, or None"),
-    "seed": (lambda v: v is None or (_is_whole(v) and 0 <= v < 2**63), "a whole number from 0 to 2**63 - 1, or None"),
-    "stop": (
-        lambda v: isinstance(v, tuple) and all(isinstance(text, str) and text for text in v),
-        "a tuple of texts, none of them empty",
-    ),
-}
+def _check_ids(params: SamplingParams, vocab_size: int) -> None:
+    named = {"logit_bias": list(params.logit_bias), "bad_words_ids": [i for ids in params.bad_words_ids for i in ids]}
+    for name, ids in named.items():
+        if (unknown := next((i for i in ids if i >= vocab_size), None)) is not None:
+            raise UserError(f"{name} names token {unknown}, expected one below the vocabulary's size of {vocab_size}")
