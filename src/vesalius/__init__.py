@@ -22,7 +22,10 @@ __all__ = [*_LAZY, "load"]
 
 
 def load(path: str) -> "LanguageModel":
-    """Opens a model and its tokenizer: a Hugging Face or a run directory. UserError that says what is wrong."""
+    """Opens a model and its tokenizer: an alias, a hub id, a .gguf file, a Hugging Face or a run directory.
+
+    UserError that says what is wrong with it, VesaliusError where it cannot be fetched.
+    """
     return importlib.import_module("vesalius.infer.language_model").LanguageModel.load(path)
 
 

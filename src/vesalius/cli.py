@@ -36,8 +36,14 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option(help="Directory of the run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.steps=100.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting: min_p=0.05, repetition_penalty=1.1, …"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Model = Annotated[str, typer.Argument(help="A run directory or a Hugging Face directory.")]
+Model = Annotated[
+    str, typer.Argument(help="An alias, a hub id, a .gguf file, a Hugging Face directory or a run directory.")
+]
 
 
 @app.command()
@@ -93,26 +99,28 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    as_chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user's message.")] = False,
+    changes: Setting = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a text."""
+    """Continue a text, or answer one message."""
+    from vesalius.console.answer import print_answer
+    from vesalius.console.settings import sampling_options
     from vesalius.infer.language_model import LanguageModel
+    from vesalius.infer.params import SamplingOptions
 
+    flags: SamplingOptions = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stop or (),
+    }
+    settings: SamplingOptions = {**flags, **sampling_options(changes or [])}
     lm = LanguageModel.load(model)
     text = sys.stdin.read() if prompt == "-" else prompt
-    stream = lm.stream(
-        text, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop or ()
-    )
-    for piece in stream:
-        if not as_json:
-            print(piece, end="", flush=True)
-    done = stream.completion
-    facts = {
-        "text": done.text,
-        "finish_reason": done.finish_reason,
-        "usage": vars(done.usage) | {"total_tokens": done.usage.total_tokens},
-    }
-    print(json.dumps(facts) if as_json else "")
+    print_answer(lm, [{"role": "user", "content": text}] if as_chat else text, as_json=as_json, **settings)
 
 
 @app.command()
@@ -120,16 +128,27 @@ def chat(
     model: Model,
     system: Annotated[str | None, typer.Option(help="What the assistant is told first.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens an answer has at most.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token each time; the model's own if not given.")
+    ] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
+    changes: Setting = None,
+    as_json: Json = False,
 ) -> None:
     """Talk with a model in the terminal. /help lists what can be typed."""
     from vesalius.console.chat import chat_loop
+    from vesalius.console.settings import sampling_options
     from vesalius.infer.language_model import LanguageModel
+    from vesalius.infer.params import SamplingOptions
 
-    lm = LanguageModel.load(model)
-    chat_loop(lm, system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    settings: SamplingOptions = {"max_tokens": max_tokens, "seed": seed}
+    if temperature is not None:
+        settings["temperature"] = temperature
+    if top_p is not None:
+        settings["top_p"] = top_p
+    settings = {**settings, **sampling_options(changes or [])}
+    chat_loop(LanguageModel.load(model), system=system, as_json=as_json, **settings)
 
 
 @app.command(name="eval")
@@ -150,6 +169,36 @@ def evaluate(
 
 
 @app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="An alias (smollm2-135m-instruct, minilm-l6) or a hub id owner/name.")],
+    as_json: Json = False,
+) -> None:
+    """Fetch a model into the cache and print where it is; what is there already is only checked."""
+    from vesalius.hub.pull import pull as fetch
+
+    pulled = fetch(name)
+    print(json.dumps({"path": str(pulled.path), "source": pulled.source}) if as_json else pulled.path)
+
+
+@app.command()
+def export(
+    model: Model,
+    path: Annotated[Path, typer.Argument(help="A .gguf file for llama.cpp, or a new Hugging Face directory.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="f32, f16, bf16; for .gguf also q8_0 (if not given), q4_0, q4_1, q4_k, q6_k.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model for other programs."""
+    from vesalius.console.tables import print_exported
+    from vesalius.infer.language_model import LanguageModel
+
+    done = LanguageModel.load(model).export(path, dtype=dtype)
+    facts = {**vars(done), "path": str(done.path)}
+    print(json.dumps(facts, indent=2)) if as_json else print_exported(facts)
+
+
+@app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
     from vesalius.pipeline.recipe import shipped_recipes
@@ -164,7 +213,9 @@ def recipes(as_json: Json = False) -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A run directory, a Hugging Face directory, or a preset's name.")],
+    model: Annotated[
+        str, typer.Argument(help="An alias, a hub id, a .gguf file, a directory, or a preset's name (micro, …).")
+    ],
     as_json: Json = False,
 ) -> None:
     """Show what a model is made of and what it costs: parameters, operations, bytes."""

@@ -70,7 +70,7 @@ def test_transformers_opens_what_we_save(tmp_path, changes, theirs):
 def test_transformers_opens_the_tokenizer_and_chat_template_that_we_save(tmp_path):
     saved(tmp_path / "model")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert theirs("naïve 🙂").input_ids == TOKENIZER.encode("naïve 🙂")
+    assert theirs("naïve 🙂").input_ids == TOKENIZER.prompt_prefix + TOKENIZER.encode("naïve 🙂")
     assert theirs.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == TOKENIZER.chat(CHAT)
 
 
@@ -192,11 +192,14 @@ def edit_config(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"num_hidden_layers": 9999}, "implies .* in 9999 layers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10000"),
+        ({"intermediate_size": 10**9}, "the two do not belong together"),
         ({"num_hidden_layers": 3}, "lacks model.layers.2.input_layernorm.weight, .* and 6 more tensors"),
         ({"num_hidden_layers": 1}, "has model.layers.1.*no place"),
         ({"intermediate_size": 40}, r"gate_proj.weight is \(48, 32\), expected \(40, 32\)"),
         ({"tie_word_embeddings": False}, "lacks lm_head.weight"),
-        ({"model_type": "mixtral"}, "model_type 'mixtral'"),
+        ({"model_type": "rwkv"}, "model_type 'rwkv'"),
     ],
 )
 def test_weights_that_are_not_what_the_config_says_are_refused_by_name(tmp_path, changes, message):
@@ -242,7 +245,7 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
     [
         ({"weight_map": {"a": "../outside.safetensors"}}, "plain file name"),
         ({"weight_map": {"a": "/etc/passwd"}}, "plain file name"),
-        ({"weight_map": {"a": "model-00001-of-00002.safetensors"}}, "lacks model-00001-of-00002.safetensors"),
+        ({"weight_map": {"a": "model-00001-of-00002.safetensors"}}, "lacks 'model-00001-of-00002.safetensors'"),
         ({"weight_map": ["a"]}, "must map tensor names"),
         ({}, "not an index"),
     ],

@@ -1,5 +1,8 @@
 """Every implementation of a kernel equals its reference, forward and backward (contract 5)."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -67,6 +70,15 @@ def test_rope(impl, dtype):
     assert_same(lambda x: rope.rotate(x, cos, sin, impl), lambda x: rope.reference(x, cos, sin), [x])
 
 
+@pytest.mark.parametrize("impl", rope.IMPLS)
+def test_narrower_angles_turn_the_first_coordinates_only(impl):
+    (x,) = leaves((2, 3, 5, 8))
+    cos, sin = rope.angles(torch.arange(5), rope.frequencies(4))
+    assert_same(lambda x: rope.rotate(x, cos, sin, impl), lambda x: rope.reference(x, cos, sin), [x])
+    torch.testing.assert_close(rope.rotate(x, cos, sin, impl)[..., :4], rope.reference(x[..., :4], cos, sin))
+    assert torch.equal(rope.rotate(x, cos, sin, impl)[..., 4:], x[..., 4:])
+
+
 def test_turned_products_depend_only_on_the_distance():
     q, k = leaves((1, 1, 1, 16), (1, 1, 1, 16))
 
@@ -97,6 +109,78 @@ def test_attention_with_a_document_mask(impl):
         lambda *qkv: attention.attention(*qkv, causal=False, mask=mask, impl=impl),
         lambda *qkv: attention.reference(*qkv, causal=False, mask=mask),
         [q, k, v],
+    )
+
+
+RULES = {
+    "scale": {"scale": 0.3},
+    "window": {"window": 3},
+    "window of one": {"window": 1},
+    "window wider than the text": {"window": 99},
+    "soft cap": {"softcap": 0.7},
+    "slopes": {"slopes": torch.tensor([0.5, 0.25, 0.1, 0.0])},
+    "sinks": {"sinks": torch.tensor([0.5, -1.0, 3.0, 0.0])},
+    "everything": {
+        "scale": 0.3,
+        "window": 3,
+        "softcap": 0.7,
+        "slopes": torch.tensor([0.5, 0.25, 0.1, 0.0]),
+        "sinks": torch.tensor([0.5, -1.0, 3.0, 0.0]),
+    },
+}
+
+
+def attention_by_loops(q, k, v, mask, rule):
+    """Eq. 1 of arXiv:1706.03762, one query at a time, with what the rule adds written out."""
+    (B, H, T, E), S = q.shape, k.shape[2]
+    out = torch.zeros(B, H, T, v.shape[3])
+    for b, h, t in itertools.product(range(B), range(H), range(T)):
+        here, scores, seen = S - T + t, [], []
+        for s in range(here + 1):
+            if (mask is None or mask[b, 0, t, s]) and (not rule.window or here - s < rule.window):
+                score = float(q[b, h, t] @ k[b, h * k.shape[1] // H, s]) * (rule.scale or E**-0.5)
+                score = rule.softcap * math.tanh(score / rule.softcap) if rule.softcap else score
+                scores.append(score - (float(rule.slopes[h]) * (here - s) if rule.slopes is not None else 0))
+                seen.append(v[b, h * k.shape[1] // H, s])
+        sink = [] if rule.sinks is None else [float(rule.sinks[h])]
+        weights = torch.tensor(scores + sink).softmax(0)[: len(scores)]
+        out[b, h, t] = (weights.unsqueeze(1) * torch.stack(seen)).sum(0)
+    return out
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("settings", RULES.values(), ids=RULES.keys())
+def test_the_attention_reference_says_what_the_rule_says(settings, packed):
+    rule = attention.AttentionRule(**settings)
+    T, S = (6, 6) if packed else (4, 6)
+    q, k, v = (x.detach() for x in leaves((2, 4, T, 8), (2, 2, S, 8), (2, 2, S, 5)))
+    mask = attention.document_mask(torch.tensor([[0, 1, 2, 0, 1, 2], [0, 0, 1, 2, 3, 0]])) if packed else None
+    ours = attention.reference(q, k, v, causal=not packed, mask=mask, rule=rule)
+    torch.testing.assert_close(ours, attention_by_loops(q, k, v, mask, rule), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("settings", RULES.values(), ids=RULES.keys())
+@pytest.mark.parametrize("impl", attention.IMPLS)
+def test_attention_by_a_rule(impl, settings, packed, dtype):
+    rule = attention.AttentionRule(**settings)
+    q, k, v = leaves((2, 4, 6, 8), (2, 2, 6, 8), (2, 2, 6, 8), dtype=dtype)
+    mask = attention.document_mask(torch.tensor([[0, 1, 2, 0, 1, 2], [0, 0, 1, 2, 3, 0]])) if packed else None
+    assert_same(
+        lambda *qkv: attention.attention(*qkv, causal=not packed, mask=mask, rule=rule, impl=impl),
+        lambda *qkv: attention.reference(*qkv, causal=not packed, mask=mask, rule=rule),
+        [q, k, v],
+    )
+
+
+@pytest.mark.parametrize("impl", attention.IMPLS)
+def test_sinks_learn(impl):
+    q, k, v, sinks = leaves((2, 4, 6, 8), (2, 2, 6, 8), (2, 2, 6, 8), (4,))
+    assert_same(
+        lambda *all: attention.attention(*all[:3], rule=attention.AttentionRule(sinks=all[3]), impl=impl),
+        lambda *all: attention.reference(*all[:3], rule=attention.AttentionRule(sinks=all[3])),
+        [q, k, v, sinks],
     )
 
 

@@ -2,13 +2,16 @@
 saves.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vesalius.models.config import ModelConfig
-from vesalius.models.counts import count_bytes, count_flops, count_parameters
+from vesalius.models.config_sections import LatentAttention, Mixture
+from vesalius.models.counts import count_active_parameters, count_bytes, count_flops, count_parameters
 from vesalius.models.presets import PRESETS, by_name
 from vesalius.models.transformer import Transformer
 
@@ -28,7 +31,30 @@ VARIANTS = {
     "squared relu": {"mlp": "plain", "hidden_act": "relu2"},
     "gated relu": {"hidden_act": "relu"},
     "plain mlp bias": {"mlp": "plain", "mlp_bias": True, "hidden_act": "relu"},
+    "post-norm": {"block": "post", "qk_norm": "full"},
+    "sandwich": {"block": "sandwich", "norm": "layer"},
+    "parallel": {"block": "parallel", "norm": "layer", "mlp": "plain", "partial_rotary_factor": 0.5},
+    "embedding norm": {"embedding_norm": True, "norm": "layer", "position": "none"},
+    "multipliers": {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1},
+    "soft cap": {"attn_logit_softcapping": 30.0, "num_key_value_heads": 2},
 }
+LATENT = LatentAttention(kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6)
+MIXTURE = Mixture(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24)
+WEIGHTS = {
+    "windows": {"sliding_window": 5},
+    "offset norm": {"norm_offset": True, "qk_norm": "head"},
+    "sinks": {"attention_sinks": True},
+    "alibi": {"position": "alibi"},
+    "latent": {"latent_attention": LATENT},
+    "latent queries": {"latent_attention": replace(LATENT, q_lora_rank=10), "attention_bias": True},
+    "mixture": {"mixture": MIXTURE, "tie_word_embeddings": False},
+    "shared expert": {
+        "mixture": replace(MIXTURE, shared_expert_intermediate_size=16, shared_expert_gate=True, dense_layers=(0,))
+    },
+    "biases in experts": {"mixture": replace(MIXTURE, router_bias=True, expert_bias=True, correction_bias=True)},
+    "shared expert with bias": {"mixture": replace(MIXTURE, shared_expert_intermediate_size=16), "mlp_bias": True},
+}
+"""Variants whose activations are only estimated."""
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -36,7 +62,9 @@ def config(request):
     return ModelConfig(**SHAPE, **request.param)
 
 
-def test_parameters_equal_the_built_models(config):
+@pytest.mark.parametrize("settings", [*VARIANTS.values(), *WEIGHTS.values()], ids=[*VARIANTS, *WEIGHTS])
+def test_parameters_equal_the_built_models(settings):
+    config = ModelConfig(**SHAPE, **settings)
     model = Transformer(config)
     parts = count_parameters(config)
     assert parts.total == sum(p.numel() for p in model.parameters())
@@ -44,12 +72,27 @@ def test_parameters_equal_the_built_models(config):
     assert parts.attention == sum(p.numel() for name, p in model.named_parameters() if ".self_attn." in name)
 
 
-def test_operations_equal_torchs_flop_counter(config):
+@pytest.mark.parametrize("settings", [*VARIANTS.values(), *WEIGHTS.values()], ids=[*VARIANTS, *WEIGHTS])
+def test_operations_equal_torchs_flop_counter(settings):
+    config = ModelConfig(**SHAPE, **settings)
     tokens = torch.randint(0, 101, (2, 16))
     model = Transformer(config)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(tokens)
     assert count_flops(config, context=16).total * tokens.numel() == counter.get_total_flops()
+
+
+def test_of_a_mixture_only_the_experts_in_use_are_active():
+    config = ModelConfig(**SHAPE, mixture=replace(MIXTURE, dense_layers=(1,)))
+    idle = (MIXTURE.num_experts - MIXTURE.num_experts_per_tok) * 3 * 64 * MIXTURE.moe_intermediate_size
+    assert count_parameters(config).total - count_active_parameters(config).total == 2 * idle
+    dense = ModelConfig(**SHAPE)
+    assert count_active_parameters(dense) == count_parameters(dense)
+
+
+def test_the_cache_of_latent_attention_is_narrow():
+    bytes_of = count_bytes(ModelConfig(**SHAPE, latent_attention=LATENT), batch_rows=1, context=8)
+    assert bytes_of.kv_cache == 3 * (12 + 4) * 32 * 4
 
 
 def test_a_backward_pass_costs_twice_the_forward(config):

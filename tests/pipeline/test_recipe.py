@@ -51,6 +51,13 @@ def test_unknown_shapes_are_errors_with_the_nearest_name():
         recipe(**FRESH | {"model": {"preset": "mirco"}}).model.build(300, 64)
 
 
+def test_the_shape_may_have_sections_of_its_own():
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "dense_layers": [0]}
+    config = recipe(**FRESH | {"model": {"depth": 2, "config": {"mixture": experts}}}).model.build(300, 64)
+    assert config.mixture is not None
+    assert (config.mixture.num_experts, config.mixture.dense_layers) == (4, (0,))
+
+
 def test_recipes_are_found_by_name_and_by_path(tmp_path):
     by_name = find_recipe("quickstart", ["train.minutes=1.5"])
     assert by_name.train is not None

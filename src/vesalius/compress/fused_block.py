@@ -20,7 +20,6 @@ from vesalius.compress.quantised_linear import QuantisedLinear
 from vesalius.kernels.native.interface import (
     DecoderLayerStruct,
     DecoderStateStruct,
-    MatrixStruct,
     available,
     functions,
     threads,
@@ -46,7 +45,7 @@ def fuse_blocks(model: Transformer) -> int:
     """Fuses every block that can be, in place, and returns how many; 0 without the native library."""
     if not available():
         return 0
-    found = [i for i, block in enumerate(model.model.layers) if is_fusable(cast(nn.Module, block))]
+    found = [i for i, block in enumerate(model.model.layers) if is_fusable(block)]
     for i in found:
         model.model.layers[i] = FusedBlock(cast(PreNorm, model.model.layers[i]))
     return len(found)
@@ -84,15 +83,17 @@ def is_fusable(block: nn.Module) -> bool:
 class FusedBlock(PreNorm):
     """The block it is made from, which it shares everything with, and the native way through it."""
 
+    self_attn: Attention
+    mlp: GatedMLP
+
     def __init__(self, block: PreNorm) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(block.__dict__)
         names = ("self_attn", "mlp", *MATRICES.values(), *NORMS.values(), *QK_NORMS.values())
         parts = [(block.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
-        self._parts = [(parent._modules, name, parent._modules[name]) for parent, name in parts]
+        self._parts = [(parent._modules, name, parent.get_submodule(name)) for parent, name in parts]
         self._struct = self._native_layer()
         self._address = ctypes.addressof(self._struct)
-        self._heads = (self.self_attn.q_proj.out_features, self.self_attn.head_dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -145,7 +146,7 @@ class FusedBlock(PreNorm):
             residual=self.residual_multiplier,
         )
         for name, layer in layers.items():
-            setattr(struct, name, cast(MatrixStruct, layer.matrix.struct()))
+            setattr(struct, name, layer.matrix.struct())
         for name in ("q", "k", "v", "o"):
             if (bias := layers[name].bias) is not None:
                 setattr(struct, f"{name}_bias", bias.data_ptr())

@@ -1,1 +1,1 @@
-"""Where models live on disk: Hugging Face directories, opened and saved."""
+"""From a name to a model and back: aliases, downloads, Hugging Face directories, GGUF files; open, save, export."""

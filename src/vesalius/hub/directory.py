@@ -1,7 +1,7 @@
 """Models as Hugging Face directories: config.json, model.safetensors, tokenizer.json, generation_config.json.
 
-transformers opens what is saved here with AutoModelForCausalLM and AutoTokenizer, as Llama or, with QK-norm, as
-Qwen3; a model that neither can say is saved all the same, with model_type "vesalius", and opens only here
+transformers opens what is saved here with AutoModelForCausalLM and AutoTokenizer, as Llama or the first other family
+that can say the model; one that none can say is saved all the same, with model_type "vesalius", and opens only here
 (models/families). A run directory opens through its `model/`.
 Left out: hub ids, aliases and GGUF files.
 """
@@ -15,8 +15,8 @@ import torch
 from vesalius.core.errors import UserError, nearest
 from vesalius.core.files import atomic_path, write_json
 from vesalius.core.run_directory import RunDirectory
-from vesalius.hub.weights import WEIGHTS, build_model, read_weights, write_weights
-from vesalius.models.families import read_config, write_config
+from vesalius.hub.weights import WEIGHTS, build_model, check_size, read_weights, write_weights
+from vesalius.models.families import family_of, read_config, write_config
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
@@ -27,8 +27,12 @@ GENERATION = "generation_config.json"
 def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
     """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
     directory = find_model(directory)
-    config = read_config(_read_object(directory / CONFIG))
-    model = build_model(config, read_weights(directory), dtype, where=str(directory))
+    published = _read_object(directory / CONFIG)
+    config = read_config(published)
+    names, weights = family_of(published).weights, read_weights(directory)
+    check_size(config, weights, where=str(directory))
+    weights = names.to_ours(weights, config)
+    model = build_model(config, weights, dtype, where=str(directory), names=names)
     return model, Tokenizer.open(directory)
 
 
@@ -48,8 +52,10 @@ def save_model(
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
     with atomic_path(directory) as scratch:
         scratch.mkdir()
-        write_json(scratch / CONFIG, write_config(model.config) | special | {"dtype": dtype})
-        write_weights(scratch / WEIGHTS, model)
+        published = write_config(model.config)
+        # Without it, some of transformers' configs take their own, which may be beyond the vocabulary.
+        write_json(scratch / CONFIG, published | special | {"pad_token_id": None, "dtype": dtype})
+        write_weights(scratch / WEIGHTS, model, family_of(published).weights)
         tokenizer.save(scratch)
         write_json(scratch / GENERATION, special | {"pad_token_id": tokenizer.bos_id} | (generation or {}))
 
@@ -82,7 +88,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object; UserError where the file is damaged: it is the user's input here."""
     try:
         values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): it is cut off or damaged, fetch it again") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(values).__name__}: fetch it again")

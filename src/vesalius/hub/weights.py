@@ -17,18 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vesalius.core.errors import UserError
-from vesalius.kernels.rope import frequencies
 from vesalius.models.config import ModelConfig
+from vesalius.models.counts import count_parameters
+from vesalius.models.positions import DerivedBuffers
 from vesalius.models.transformer import Transformer
+from vesalius.models.weight_map import WeightMap
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 HEAD = "lm_head.weight"
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+SAME_NAMES = WeightMap()
 
-STALE_BUFFERS = ("rotary_emb.inv_freq",)
-"""Endings of tensors that old checkpoints carry though they follow from the config."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -47,11 +48,12 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     raise UserError(f"{directory} has no {WEIGHTS} and no {INDEX}: the download or the save is incomplete")
 
 
-def write_weights(path: Path, model: Transformer) -> None:
-    """The model's parameters under their Hugging Face names; a tied head is stored once, as the embedding."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+def write_weights(path: Path, model: Transformer, names: WeightMap) -> None:
+    """The model's parameters under their published names; a tied head is stored once, as the embedding."""
+    ours = model.state_dict()
     if model.config.tie_word_embeddings:
-        del weights[HEAD]
+        del ours[HEAD]
+    weights = {name: tensor.contiguous() for name, tensor in names.to_published(ours, model.config).items()}
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:  # tells only in words what the operating system answered
@@ -61,19 +63,44 @@ def write_weights(path: Path, model: Transformer) -> None:
         raise OSError(full, str(error)) from error
 
 
-def build_model(config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype, where: str) -> Transformer:
-    """The model with these weights, in evaluation mode. UserError where a tensor is missing, unknown or misshaped."""
+def check_size(config: ModelConfig, weights: dict[str, Tensor], where: str) -> None:
+    """UserError where the files hold far fewer numbers than the config implies, before anything of its size is made.
+
+    A byte may hold two numbers (MXFP4); a quarter is far enough from every honest file.
+    """
+    implied, held = count_parameters(config).total, sum(tensor.numel() for tensor in weights.values())
+    if config.num_hidden_layers > len(weights) or implied > 4 * held:
+        raise UserError(
+            f"{where} holds {held} numbers in {len(weights)} tensors, but its config.json implies {implied} in "
+            f"{config.num_hidden_layers} layers: the two do not belong together"
+        )
+
+
+def build_model(
+    config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype, where: str, names: WeightMap = SAME_NAMES
+) -> Transformer:
+    """The model with these weights, which have our names, in evaluation mode. UserError where a tensor is missing,
+    unknown or misshaped; it calls a missing one as `names` does.
+    """
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         model = Transformer(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     tied = config.tie_word_embeddings
     if tied:
         del expected[HEAD]
+    if missing := [names.published_name(name, config) for name in expected if name not in weights]:
+        raise UserError(
+            f"{where} lacks {_first(missing)}, which its config.json implies: the two do not belong together"
+        )
     _check(expected, weights, {HEAD} if tied else set(), where)
-    model.load_state_dict({name: weights[name].to(dtype) for name in expected}, strict=not tied, assign=True)
+    exact = {name: buffer.dtype for name, buffer in model.named_buffers()}  # a router's correction bias stays float32
+    loaded = {name: weights[name].to(exact.get(name, dtype)) for name in expected}
+    model.load_state_dict(loaded, strict=not tied, assign=True)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.model.inverse_frequencies = frequencies(config.head_dim, config.rope_theta)  # the one buffer, never in a file
+    for module in model.modules():
+        if isinstance(module, DerivedBuffers):
+            module.refill()
     return model.eval()
 
 
@@ -88,14 +115,15 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _read_shards(directory: Path) -> dict[str, Tensor]:
     names: dict[str, str] = _read_index(directory / INDEX)
     weights: dict[str, Tensor] = {}
+    present = {path.name for path in directory.iterdir()}
     for shard in sorted(set(names.values())):
         if Path(shard).name != shard:
             raise UserError(
-                f"{directory / INDEX} names the shard {shard!r}, expected a plain file name: "
+                f"{directory / INDEX} names the shard {shard!r:.80}, expected a plain file name: "
                 "do not trust this checkpoint"
             )
-        if not (directory / shard).exists():
-            raise UserError(f"{directory} lacks {shard}, which its index names: the download is incomplete")
+        if shard not in present:
+            raise UserError(f"{directory} lacks {shard!r:.80}, which its index names: the download is incomplete")
         weights |= _read_file(directory / shard)
     if lost := sorted(names.keys() - weights.keys()):
         raise UserError(
@@ -107,7 +135,7 @@ def _read_shards(directory: Path) -> dict[str, Tensor]:
 def _read_index(path: Path) -> dict[str, str]:
     try:
         names: Any = json.loads(path.read_text("utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not an index of shards ({error!r}): fetch it again") from error
     if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
         raise UserError(f"{path}: weight_map must map tensor names to file names: fetch it again")
@@ -115,13 +143,8 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _check(expected: dict[str, torch.Size], weights: dict[str, Tensor], optional: set[str], where: str) -> None:
-    """UserError that names the first tensors that are missing, unknown or misshaped."""
-    given = {name for name in weights if not name.endswith(STALE_BUFFERS)}
-    if missing := [name for name in expected if name not in given]:
-        raise UserError(
-            f"{where} lacks {_first(missing)}, which its config.json implies: the two do not belong together"
-        )
-    if unknown := sorted(given - expected.keys() - optional):
+    """UserError that names the first tensors that are unknown or misshaped."""
+    if unknown := sorted(weights.keys() - expected.keys() - optional):
         raise UserError(
             f"{where} has {_first(unknown)}, for which its config.json has no place: the two do not belong together"
         )
@@ -130,8 +153,12 @@ def _check(expected: dict[str, torch.Size], weights: dict[str, Tensor], optional
             raise UserError(
                 f"{where}: {name} is {tuple(weights[name].shape)}, expected {tuple(shape)} by its config.json"
             )
+        if not weights[name].is_floating_point():
+            kind = str(weights[name].dtype).removeprefix("torch.")
+            raise UserError(f"{where}: {name} is {kind}, expected floating-point weights: fetch the unquantised model")
 
 
 def _first(names: list[str]) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+    shown = ", ".join(repr(name)[1:-1][:120] for name in names[:3])  # a name from a file may hold anything
+    return shown + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")

@@ -2,17 +2,46 @@
 queries: Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
 
 Each of the K key/value heads serves H/K neighbouring query heads. `mask` says which keys a query may read; `causal` is
-the case that needs no mask in memory. Left out: sliding windows and sinks, which are masks and one more column;
-decoding over paged caches.
+the case that needs no mask in memory. `AttentionRule` is what a layer adds to the plain score: a window (Beltagy et
+al. 2020, arXiv:2004.05150, 3.1), a bias by distance (ALiBi: Press et al. 2021, arXiv:2108.12409), a soft cap (Gemma 2,
+arXiv:2408.00118, section 2) and sinks (Xiao et al. 2023, arXiv:2309.17453: here a learned score a head that takes
+weight and gives no value). Left out: skipping the blocks that a window hides; decoding over paged caches.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionRule:
+    """How one layer scores keys.
+
+    scale    multiplies the products of queries and keys; 0: 1/√E
+    window   keys that a query reads, its own included; 0: all
+    softcap  squeezes scores into ±softcap by tanh; 0: none
+    slopes   (H,) times the distance is taken from a score (ALiBi)
+    sinks    (H,) one more score in the softmax of a head, whose weight is dropped
+    """
+
+    scale: float = 0.0
+    window: int = 0
+    softcap: float = 0.0
+    slopes: Tensor | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether masks can say it, so that torch's fused attention can compute it."""
+        return not self.softcap and self.sinks is None
+
+
+PLAIN = AttentionRule()
 
 
 def reference(
@@ -22,26 +51,56 @@ def reference(
     *,
     causal: bool = True,
     mask: Tensor | None = None,
-    scale: float | None = None,
+    rule: AttentionRule = PLAIN,
     dropout: float = 0.0,
 ) -> Tensor:
-    """q (B, H, T, E), k and v (B, K, S, E), H a multiple of K; mask (B or 1, 1, T, S) bool, True = may read -> (B, H,
-    T, E).
+    """q (B, H, T, E), k (B, K, S, E), v (B, K, S, E or another width), H a multiple of K; mask (B or 1, 1, T, S) bool,
+    True = may read -> (B, H, T, width of v).
 
-    Softmax in float32. With `causal` query t reads the keys up to S - T + t. ValueError where H is no multiple of K.
+    The last query stands where the last key does. Softmax in float32. With `causal` query t reads the keys up to
+    S - T + t. ValueError where H is no multiple of K.
     """
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"query heads must be a multiple of key/value heads, got {q.shape[1]} and {k.shape[1]}")
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, E)
-    scores = (q @ k.transpose(-1, -2)).float() * (scale or 1 / math.sqrt(q.shape[-1]))  # (B, H, T, S)
-    if causal:
-        lower = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
-        mask = lower if mask is None else mask & lower
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    weights = F.dropout(scores.softmax(-1), dropout)
-    return weights.to(v.dtype) @ v
+    (H, T), K = q.shape[1:3], k.shape[1]
+    grouped = q.unflatten(1, (K, H // K)).flatten(2, 3)  # (B, K, H/K · T, E): each key is read once for its group
+    scores = (grouped @ k.mT).unflatten(2, (H // K, T)).flatten(1, 2).float()  # (B, H, T, S)
+    scores = scores * (rule.scale or 1 / math.sqrt(q.shape[-1]))
+    if rule.softcap:
+        scores = rule.softcap * torch.tanh(scores / rule.softcap)
+    if rule.slopes is not None:
+        scores = scores - rule.slopes.float().view(-1, 1, 1) * _distances(q, k)
+    if (visible := _visible(q, k, causal, mask, rule.window)) is not None:
+        scores = scores.masked_fill(~visible, -math.inf)
+    weights = F.dropout(_softmax(scores, rule.sinks), dropout).to(v.dtype)
+    return (weights.unflatten(1, (K, H // K)).flatten(2, 3) @ v).unflatten(2, (H // K, T)).flatten(1, 2)
+
+
+def _distances(q: Tensor, k: Tensor) -> Tensor:
+    """How far each key stands before each query: (T, S) float32."""
+    queries = torch.arange(k.shape[2] - q.shape[2], k.shape[2], dtype=torch.float32, device=q.device)
+    return queries.unsqueeze(1) - torch.arange(k.shape[2], dtype=torch.float32, device=q.device)
+
+
+def _visible(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None, window: int) -> Tensor | None:
+    """The keys that each query may read, (T, S) or (B, 1, T, S) bool; None: all of them."""
+    T, S = q.shape[2], k.shape[2]
+    square = torch.ones(T, S, dtype=torch.bool, device=q.device) if causal or 0 < window < S else None
+    if square is not None and causal:
+        square = square.tril_(S - T)
+    if square is not None and 0 < window < S:
+        square = square.triu_(S - T - window + 1)
+    if mask is None or square is None:
+        return mask if square is None else square
+    return mask & square
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """The weights of the keys, (B, H, T, S)."""
+    if sinks is None:
+        return scores.softmax(-1)
+    column = sinks.float().view(-1, 1, 1).expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
 
 
 def by_torch(
@@ -51,16 +110,30 @@ def by_torch(
     *,
     causal: bool = True,
     mask: Tensor | None = None,
-    scale: float | None = None,
+    rule: AttentionRule = PLAIN,
     dropout: float = 0.0,
 ) -> Tensor:
-    """The same as `reference` by torch's fused attention, which never writes the (T, S) weights to memory."""
-    grouped = q.shape[1] != k.shape[1]
-    if causal and (mask is not None or q.shape[2] != k.shape[2]):
-        lower = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
-        mask, causal = lower if mask is None else mask & lower, False
+    """The same as `reference` by torch's fused attention, which never writes the (T, S) weights to memory.
+
+    That one knows neither soft caps nor sinks: layers that have them write their weights, as `reference` does.
+    """
+    if not rule.fused:
+        return reference(q, k, v, causal=causal, mask=mask, rule=rule, dropout=dropout)
+    S = k.shape[2]
+    if rule.slopes is not None or 0 < rule.window < S or (causal and (mask is not None or q.shape[2] != S)):
+        mask, causal = _visible(q, k, causal, mask, rule.window), False
+    if rule.slopes is not None:
+        bias = (-rule.slopes.float().view(-1, 1, 1) * _distances(q, k)).to(q.dtype)  # (H, T, S)
+        mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=grouped
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=causal,
+        scale=rule.scale or None,
+        dropout_p=dropout,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
@@ -97,23 +170,22 @@ def stored(
     *,
     causal: bool = True,
     mask: Tensor | None = None,
-    scale: float | None = None,
+    rule: AttentionRule = PLAIN,
     dropout: float = 0.0,
 ) -> Tensor:
     """The same as `reference`, with the weights kept in memory: for short rows in bfloat16 on a CPU that multiplies it
     fast.
 
-    torch's fused attention recomputes them in blocks that are too small for such units. Dropout is left to the others.
+    torch's fused attention recomputes them in blocks that are too small for such units. Dropout, soft caps, biases and
+    sinks are left to the others.
     """
-    if dropout:
-        return by_torch(q, k, v, causal=causal, mask=mask, scale=scale, dropout=dropout)
+    if dropout or not rule.fused or rule.slopes is not None:
+        return by_torch(q, k, v, causal=causal, mask=mask, rule=rule, dropout=dropout)
     groups = q.shape[1] // k.shape[1]
+    visible = _visible(q, k, causal, mask, rule.window)
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    if causal:
-        lower = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
-        mask = lower if mask is None else mask & lower
-    return _Stored.apply(q, k, v, mask, scale or 1 / math.sqrt(q.shape[-1]))
+    return _Stored.apply(q, k, v, visible, rule.scale or 1 / math.sqrt(q.shape[-1]))
 
 
 IMPLS = {"reference": reference, "torch": by_torch, "stored": stored}
@@ -136,12 +208,12 @@ def attention(
     *,
     causal: bool = True,
     mask: Tensor | None = None,
-    scale: float | None = None,
+    rule: AttentionRule = PLAIN,
     dropout: float = 0.0,
     impl: str | None = None,
 ) -> Tensor:
     """Attention by the implementation named, or else by the one that is fastest here."""
-    return IMPLS[impl or _best(q)](q, k, v, causal=causal, mask=mask, scale=scale, dropout=dropout)
+    return IMPLS[impl or _best(q)](q, k, v, causal=causal, mask=mask, rule=rule, dropout=dropout)
 
 
 def document_mask(positions: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from vesalius.kernels.native.interface import FORMAT_NUMBERS, MatrixStruct, avai
 from vesalius.kernels.torch_forms import TorchForm, torch_form
 
 TILE = 16  # rows
-GROUP = 32  # columns with one scale of the activations
 LINE = 64  # bytes: four columns of a tile's rows at 8 bits
 
 TILE_BYTES: dict[str, tuple[int, int, int]] = {

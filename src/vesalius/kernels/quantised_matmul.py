@@ -2,11 +2,11 @@
 
     reference   the matrix in float32, some rows at a time: the truth that the others approximate
     torch       torch's int4 product or bfloat16 weights (kernels/torch_forms.py): for a machine without a compiler
-    native      activations as int8 with a scale for 32 columns, integer products within a group (native/quantised.h)
+    native      activations as int8 with a scale for 16 columns, integer products within them (native/quantised.h)
 
 Why integers: decoding reads every weight once a token, so the limit is how fast memory is read, and turning nibbles
 into floats takes longer than that. int8 activations (as in LLM.int8(), Dettmers et al. 2022, arXiv:2208.07339, here per
-32 instead of per row) make a product one instruction for 64 weights. Their error: at most half a step, max|x| / 254,
+16 instead of per row) make a product one instruction for 64 weights. Their error: at most half a step, max|x| / 254,
 for each activation of a group, so |error of y| ≤ Σ_groups max|x| / 254 · Σ|w|; as roundings are independent, it is
 usually far smaller. A group with an infinite or NaN activation gives inf or NaN, as a float product does.
 

@@ -3,8 +3,8 @@ Su et al. 2021, arXiv:2104.09864, eq. 15.
 
 The pairing is Hugging Face's: coordinate i turns with coordinate i + E/2 (the paper pairs neighbours; the two differ by
 a fixed permutation of the projection's rows). The dot product of two turned vectors depends only on the distance of
-their positions. Left out: scaled variants (llama3, YaRN, dynamic NTK), which change the frequencies and not the
-rotation.
+their positions. Scaled variants (llama3, YaRN, dynamic NTK …) change the frequencies and not the rotation, see
+models/positions.
 """
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 def frequencies(head_dim: int, theta: float = 10_000.0) -> Tensor:
     """Angle per position of each of the E/2 pairs, float32: theta^(-2i/E)."""
-    return theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    # Rounded as transformers rounds: far positions turn the last bit of a frequency into a visible angle.
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
 
 
 def angles(positions: Tensor, inverse_frequencies: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,10 +27,15 @@ def angles(positions: Tensor, inverse_frequencies: Tensor) -> tuple[Tensor, Tens
 def reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (B, H, T, E), cos and sin broadcastable to it -> the turned x, same shape and dtype.
 
+    Where cos and sin are narrower than x, only as many coordinates turn, the first ones (GPT-NeoX, arXiv:2204.06745,
+    section 2.1.1).
+
     >>> quarter = torch.tensor([[[[1.0, 0.0]]]])
     >>> reference(quarter, torch.zeros(2), torch.ones(2))
     tensor([[[[0., 1.]]]])
     """
+    if (size := cos.shape[-1]) < x.shape[-1]:
+        return torch.cat((reference(x[..., :size], cos, sin), x[..., size:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     swapped = torch.cat((-second, first), dim=-1)
     return x * cos.to(x.dtype) + swapped * sin.to(x.dtype)
@@ -52,10 +58,15 @@ class _Rope(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`reference` written into one output, half by half, without the swapped copy."""
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    size = cos.shape[-1]
+    half = size // 2
+    if size == x.shape[-1]:
+        out = x * cos
+    else:
+        out = x.clone()
+        out[..., :size].mul_(cos)
+    out[..., :half].addcmul_(x[..., half:size], sin[..., :half], value=-1)
+    out[..., half:size].addcmul_(x[..., :half], sin[..., half:])
     return out
 
 

@@ -6,6 +6,8 @@ Names are Hugging Face's where the families agree on one.
 from dataclasses import dataclass
 from typing import Literal
 
+from vesalius.core.errors import UserError, nearest
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -37,6 +39,8 @@ class LatentAttention:
 
     A head's query and key are `qk_nope_head_dim` numbers without position and `qk_rope_head_dim` with; only
     `kv_lora_rank` + `qk_rope_head_dim` numbers a token need be cached. `q_lora_rank` 0: queries are not compressed.
+    `rope_interleave` says that a published checkpoint pairs neighbouring rows where rotary positions turn; here the
+    pairs are half a head apart, as everywhere, so it only matters when such files are read and written.
     """
 
     kv_lora_rank: int
@@ -44,6 +48,14 @@ class LatentAttention:
     qk_rope_head_dim: int
     v_head_dim: int
     q_lora_rank: int = 0
+    rope_interleave: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+            if getattr(self, name) < 1:
+                raise UserError(f"latent_attention.{name} must be at least 1, got {getattr(self, name)}")
+        if self.qk_rope_head_dim % 2:
+            raise UserError(f"rotary positions turn pairs: qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +66,9 @@ class Mixture:
     norm_topk_prob     the chosen scores are divided by their sum
     n_group            experts stand in groups, of which each token may use `topk_group`
     correction_bias    a bias that counts when experts are chosen and not in their weights (loss-free balancing)
-    capacity_factor    0: no token is dropped; else an expert takes at most this share of tokens · k / experts
+    swiglu_limit       above 0: gate and up are clamped and the activation is g · σ(alpha · g) · (u + 1) (gpt-oss)
+    capacity_factor    0: no token is dropped; else, in training, an expert takes at most this many times tokens · k /
+                       experts
     dense_layers       layers that keep a plain MLP of `intermediate_size`
     """
 
@@ -72,6 +86,29 @@ class Mixture:
     correction_bias: bool = False
     router_bias: bool = False
     expert_bias: bool = False
-    swiglu_limit: float = 0.0  # gpt-oss: clamps gate and up; 0: plain gated activation
+    swiglu_limit: float = 0.0  # 0: plain gated activation
+    swiglu_alpha: float = 1.702
     capacity_factor: float = 0.0
     dense_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
+            if getattr(self, name) < 1:
+                raise UserError(f"mixture.{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in MIXTURE_CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"mixture.{name} = {getattr(self, name)!r}: {nearest(str(getattr(self, name)), known)}")
+        if self.num_experts % self.n_group or self.topk_group > self.n_group:
+            raise UserError(
+                f"{self.num_experts} experts in n_group = {self.n_group} groups of which topk_group = "
+                f"{self.topk_group} are used: groups must be of one size, and no more used than there are"
+            )
+        if self.num_experts_per_tok > (reach := self.num_experts * self.topk_group // self.n_group):
+            raise UserError(
+                f"num_experts_per_tok = {self.num_experts_per_tok}, but a token reaches only {reach} experts: lower it"
+            )
+        if self.capacity_factor < 0:
+            raise UserError(f"mixture.capacity_factor must not be negative, got {self.capacity_factor}")
+
+
+MIXTURE_CHOICES = {"scoring": ("softmax", "sigmoid", "softmax_topk"), "group_score": ("max", "top2_sum")}

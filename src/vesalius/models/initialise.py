@@ -1,7 +1,8 @@
 """First weights. Normal with one width for all, and narrower where a branch is added to the residual stream.
 
 Every layer adds two branches to the stream; dividing the width of their last projections by √(2L) keeps the variance of
-the sum independent of the depth (Radford et al. 2019, GPT-2, section 2.3). Biases start at 0, norms at 1.
+the sum independent of the depth (Radford et al. 2019, GPT-2, section 2.3). Biases and sinks start at 0, norms at 1 (as
+their modules make them).
 """
 
 import math
@@ -24,3 +25,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
             nn.init.normal_(module.weight, std=config.initializer_range * scale, generator=generator)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        if not isinstance(module, nn.Linear | nn.Embedding):  # routers and stacked experts
+            for part, weight in module.named_parameters(recurse=False):
+                if weight.ndim > 1 and not part.endswith("bias"):
+                    scale = narrower if part in RESIDUAL_PROJECTIONS else 1.0
+                    nn.init.normal_(weight, std=config.initializer_range * scale, generator=generator)

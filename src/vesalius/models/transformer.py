@@ -1,10 +1,10 @@
 """The one model (contract 1): tokens in, logits out. Every stage, from the first training step to the last served
 token, runs this class.
 
-A block is norm → mixer → residual → norm → channel → residual (pre-norm: Xiong et al. 2020, arXiv:2002.04745). The
-residual stream is read from plain submodules: a layer's input is resid_pre, the input of its `post_attention_layernorm`
-is resid_mid, its output is resid_post. Model code never mentions training, sharding, quantising or serving: those
-change a built model from outside (contract 2).
+A block is norm → mixer → residual → norm → channel → residual, or one of its relatives (models/blocks). The residual
+stream is read from plain submodules: a layer's input is resid_pre, the input of its `post_attention_layernorm` (in a
+block with norms before its branches) is resid_mid, its output is resid_post. Model code never mentions training,
+sharding, quantising or serving: those change a built model from outside (contract 2).
 """
 
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from vesalius.core.errors import UserError
 from vesalius.kernels.attention import document_mask
-from vesalius.kernels.rope import angles, frequencies
+from vesalius.models.attention import Cache, Context
+from vesalius.models.blocks import BLOCKS
 from vesalius.models.config import ModelConfig
 from vesalius.models.initialise import initialise
-from vesalius.models.layers import CHANNELS, NORMS, Attention, Cache, Context
+from vesalius.models.layers import stream_norm
+from vesalius.models.positions import Alibi, Rotary, rotary
 
 
 class Transformer(nn.Module):
@@ -44,6 +46,8 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (…, D), as `self.model` returns it -> (…, V) float32."""
         logits = self.lm_head(hidden).float()
+        if self.config.logits_scaling != 1.0:
+            logits = logits / self.config.logits_scaling
         cap = self.config.final_logit_softcapping
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -51,18 +55,20 @@ class Transformer(nn.Module):
 class Decoder(nn.Module):
     """Embedding, blocks and the last norm: tokens (B, T) -> (B, T, D)."""
 
-    inverse_frequencies: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions: nn.Embedding | None = None
         if config.position == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embed_norm = stream_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
-        self.norm = NORMS[config.norm](config.hidden_size, config.rms_norm_eps)
-        self.register_buffer("inverse_frequencies", frequencies(config.head_dim, config.rope_theta), persistent=False)
+        self.layers = nn.ModuleList(BLOCKS[config.block](config, i) for i in range(config.num_hidden_layers))
+        self.norm = stream_norm(config)
+        self.rotary = rotary(config) if config.position == "rope" else None
+        self.local_rotary = rotary(config, local=True) if self.rotary and config.rope_local_theta else None
+        self.alibi = Alibi(config.num_attention_heads) if config.position == "alibi" else None
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         self._check(tokens, positions, cache)
@@ -70,19 +76,27 @@ class Decoder(nn.Module):
         mask = document_mask(positions) if packed and positions is not None else None
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)  # (1, T)
-        x = self.embed_tokens(tokens)  # (B, T, D)
-        if self.config.position == "learned":
-            x = x + self.embed_positions(positions)
-        x = self.dropout(x)
-        context = Context(rope=self._rope(positions), mask=mask, cache=cache)
+        x = self._embed(tokens, positions)  # (B, T, D)
+        context = Context(
+            rope=_angles(self.rotary, positions),
+            local_rope=_angles(self.local_rotary, positions),
+            slopes=self.alibi.slopes if self.alibi else None,
+            mask=mask,
+            cache=cache,
+        )
         for layer in self.layers:
             x = layer(x, context)
         return self.norm(x)
 
-    def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self.config.position != "rope":
-            return None
-        return angles(positions.unsqueeze(1), self.inverse_frequencies)  # (B, 1, T, E) twice
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.config.embedding_multiplier != 1.0:
+            x = x * self.config.embedding_multiplier
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(positions)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        return self.dropout(x)
 
     def _check(self, tokens: Tensor, positions: Tensor | None, cache: Cache | None) -> None:
         limit = self.config.max_position_embeddings
@@ -92,18 +106,5 @@ class Decoder(nn.Module):
             raise ValueError("a cache needs absolute positions (B, T), got None: pass where the new tokens stand")
 
 
-class Block(nn.Module):
-    """One layer: (B, T, D) -> (B, T, D)."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        norm = NORMS[config.norm]
-        self.input_layernorm = norm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = norm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = CHANNELS[config.mlp](config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), context))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+def _angles(rotary: Rotary | None, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+    return None if rotary is None else rotary(positions)  # (B, 1, T, E) twice

@@ -12,7 +12,9 @@ from vesalius.data.shard_writing import write_held_out
 from vesalius.data.shards import TokenShards
 from vesalius.evals.bits_per_byte import bits_per_byte
 from vesalius.evals.docstring_choice import docstring_choice
-from vesalius.hub.directory import open_model
+from vesalius.hub.aliases import ALIASES
+from vesalius.hub.facts import ModelFacts, facts_of
+from vesalius.hub.locate import is_hub_id
 from vesalius.infer.language_model import LanguageModel
 from vesalius.models.counts import count_bytes, count_flops, count_parameters
 from vesalius.models.presets import PRESETS, by_name
@@ -45,20 +47,44 @@ def measure(lm: LanguageModel, *, text: Sequence[str], questions: int, context: 
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Config, parameters, operations and bytes of a saved model or of a preset. UserError where there is neither."""
-    if name in PRESETS:
+    """Config, parameters, operations and bytes of a stored model or of a preset, and how a stored one is stored.
+
+    UserError where there is neither.
+    """
+    stored = None
+    if name in PRESETS and not Path(name).exists():
         config = by_name(name, vocab_size=PRESET_VOCABULARY)
-    elif not Path(name).exists():
-        raise UserError(f"no model or preset {name!r}: give a directory, or a preset ({nearest(name, PRESETS)})")
     else:
-        config = open_model(name)[0].config
+        stored = _facts(name)
+        config = stored.config
     context = min(config.max_position_embeddings, 1024)
     parameters = asdict(count_parameters(config))
-    return {
+    facts = {
         "model": name,
         "config": config.to_dict(),
         "parameters": {**parameters, "total": count_parameters(config).total},
         "flops_per_token": {**asdict(count_flops(config, context)), "total": count_flops(config, context).total},
         "context": context,
         "bytes": asdict(count_bytes(config, batch_rows=8, context=context)),
+    }
+    return facts if stored is None else facts | {"stored": _plain(stored)}
+
+
+def _facts(name: str) -> ModelFacts:
+    """UserError with the nearest preset where the name means no model either."""
+    hint = nearest(name, PRESETS)
+    if hint.startswith("did you mean") and not Path(name).exists() and name not in ALIASES and not is_hub_id(name):
+        raise UserError(f"no model or preset {name!r}: give a model, or a preset ({hint})")
+    return facts_of(name)
+
+
+def _plain(facts: ModelFacts) -> dict[str, Any]:
+    """What JSON holds."""
+    return {
+        "path": str(facts.path),
+        "container": facts.container,
+        "architecture": facts.architecture,
+        "bytes": sum(entry["bytes"] for entry in facts.formats.values()),
+        "formats": facts.formats,
+        "tokenizer": facts.tokenizer,
     }

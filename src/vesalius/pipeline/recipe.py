@@ -46,7 +46,7 @@ class ModelSection(Section):
     start: str | None = None
     depth: Count | None = None
     preset: str | None = None
-    config: dict[str, int | float | bool | str] = {}
+    config: dict[str, int | float | bool | str | list[Any] | dict[str, Any]] = {}
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSection":

@@ -135,7 +135,7 @@ def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, me
         RunLogger(life.run, stage),
         life.display.training(stage),
     ]
-    objective = NextToken(config.label_smoothing, config.z_loss)
+    objective = NextToken(config.label_smoothing, config.z_loss, config.moe_balance, config.moe_z)
     with life.timed(stage):
         result = fit(
             model, batches, objective, build_optimizer(model, config), build_schedule(config), callbacks, config=config

@@ -68,6 +68,8 @@ class TrainConfig(Section):
     clip_value: Positive | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     z_loss: NotNegative = 0.0
+    moe_balance: NotNegative = 0.0  # weight of the load-balancing loss of a mixture of experts, usually 0.01
+    moe_z: NotNegative = 0.0  # weight of its router's z-loss, usually 0.001
 
     batch_tokens: Count = 4096
     context: Count = 256

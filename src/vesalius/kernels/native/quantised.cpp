@@ -47,7 +47,8 @@ struct Best {
 // `best[0..k-1]` sorted downwards; of equal values the lower id stays in front because ids come in rising order.
 void insert(Best* best, int k, float value, int64_t id) {
     int at = k - 1;
-    for (; at > 0 && (best[at - 1].id == INT64_MAX || greater(value, best[at - 1].value)); at--) best[at] = best[at - 1];
+    for (; at > 0 && (best[at - 1].id == INT64_MAX || greater(value, best[at - 1].value)); at--)
+        best[at] = best[at - 1];
     best[at] = {value, id};
 }
 
@@ -62,8 +63,8 @@ EXPORT void vesalius_product(const PackedMatrix* matrix, const float* x, int64_t
     const int64_t n = groups(m);
     ActivationGroup* q = scratch(rows * n);
     if (bytes_of_tile(m) * count * rows < WORTH_THREADS) threads = 1;
-    const int64_t fits = L2_SHARE / bytes_of_tile(m), fair = count / (4 * threads);
-    const int block = rows <= PANEL ? (count + threads - 1) / threads : int(std::max<int64_t>(1, std::min(fits, fair)));
+    const int64_t fits = rows <= PANEL ? count : L2_SHARE / bytes_of_tile(m), fair = count / (4 * threads);
+    const int block = int(std::max<int64_t>(1, std::min(fits, fair)));
     const bool alone = rows <= 2;  // quantising one row takes less than a barrier
     if (alone)
         for (int64_t row = 0; row < rows; row++) quantise_piece(k, x, x_stride, rows, m.columns, row, q);
@@ -76,9 +77,10 @@ EXPORT void vesalius_product(const PackedMatrix* matrix, const float* x, int64_t
 #pragma omp for schedule(dynamic) nowait
         for (int first = 0; first < count; first += block) {
             const int last = std::min(count, first + block);
-            for (int64_t row = 0; row < rows; row += PANEL)
-                k.product(m, q + row * n, int(std::min<int64_t>(PANEL, rows - row)), y + row * y_stride, y_stride, first,
-                          last);
+            for (int64_t row = 0; row < rows; row += PANEL) {
+                const int panel = int(std::min<int64_t>(PANEL, rows - row));
+                k.product(m, q + row * n, panel, y + row * y_stride, y_stride, first, last);
+            }
         }
     }
 }

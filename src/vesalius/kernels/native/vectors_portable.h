@@ -33,12 +33,13 @@ struct VectorPortable {
 
     static Ints broadcast(int32_t v) { return Ints{} + v; }
     static Sums no_sums() { return Sums{}; }
+    static int32_t byte(int32_t four, int c) { return int8_t(uint32_t(four) >> 8 * c); }
     static Sums dot(Sums s, Bytes codes, int32_t x) {
-        for (int c = 0; c < 4; c++) s += Sums((codes >> uint32_t(8 * c)) & 0xffu) * int32_t(int8_t(uint32_t(x) >> 8 * c));
+        for (int c = 0; c < 4; c++) s += Sums((codes >> uint32_t(8 * c)) & 0xffu) * byte(x, c);
         return s;
     }
     static Sums dot_signed(Sums s, Bytes codes, int32_t x) {
-        for (int c = 0; c < 4; c++) s += (Sums(codes << uint32_t(24 - 8 * c)) >> 24) * int32_t(int8_t(uint32_t(x) >> 8 * c));
+        for (int c = 0; c < 4; c++) s += (Sums(codes << uint32_t(24 - 8 * c)) >> 24) * byte(x, c);
         return s;
     }
     static Ints widen(Ints total, Sums) { return total; }

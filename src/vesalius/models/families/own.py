@@ -4,7 +4,7 @@ from typing import Any
 
 from vesalius.models.config import ModelConfig
 
-_NOT_SHAPE = {"model_type", "architectures", "dtype", "bos_token_id", "eos_token_id"}
+_NOT_SHAPE = {"model_type", "architectures", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
 
 
 def read(published: dict[str, Any]) -> ModelConfig:

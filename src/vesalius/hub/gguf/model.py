@@ -1,0 +1,123 @@
+"""A GGUF file as a model: config and tokenizer from its metadata, weights in the blocks that they are stored in.
+
+Nothing is unpacked as a whole: a quantised matrix becomes a QuantisedLinear, which holds it at its stored size; only
+vectors and matrices that are stored as f32, f16 or bf16 become plain parameters. A tied head shares the embedding's
+blocks.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vesalius.compress.fused_block import fuse_blocks
+from vesalius.compress.quantised_linear import QuantisedEmbedding, QuantisedLinear
+from vesalius.core.errors import UserError
+from vesalius.hub.blank import blank_model
+from vesalius.hub.gguf.names import to_ours
+from vesalius.hub.gguf.pages import MappedPages
+from vesalius.hub.gguf.reader import read_gguf
+from vesalius.hub.gguf.settings import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, architecture_of, read_config
+from vesalius.kernels.block_formats import FORMATS, BlockTensor
+from vesalius.models.config import ModelConfig
+from vesalius.models.transformer import Transformer
+from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from vesalius.tokenizers.tokenizer import Tokenizer
+
+HEAD = "lm_head.weight"
+
+
+def open_gguf(path: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
+    """The model, in evaluation mode, and its tokenizer; `dtype` is that of what is not quantised.
+
+    UserError that says what is wrong with the file, or what it needs that we do not have.
+    """
+    file = read_gguf(path)
+    _, architecture = architecture_of(file.metadata)
+    config = config_of(file.metadata, file.tensors)
+    pages = MappedPages(tensor.blocks for tensor in file.tensors.values())
+    weights = to_ours(file.tensors, architecture, config)
+    model = build_model(config, weights, dtype, where=str(path), release=pages.drop)
+    tokenizer = tokenizer_from_gguf(file.metadata)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{path} has {tokenizer.vocab_size} tokens and {config.vocab_size} embeddings: the file is damaged"
+        )
+    return model, tokenizer
+
+
+def config_of(metadata: Mapping[str, object], tensors: Mapping[str, BlockTensor]) -> ModelConfig:
+    """The config of a file from its metadata and from which tensors are there."""
+    factors = {
+        name: tensors[name].dequantise() for name in (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS) if name in tensors
+    }
+    return read_config(metadata, {name: tensor.shape[0] for name, tensor in tensors.items()}, factors)
+
+
+def build_model(
+    config: ModelConfig,
+    weights: Mapping[str, BlockTensor],
+    dtype: torch.dtype,
+    *,
+    where: str,
+    release: Callable[[Tensor], None],
+) -> Transformer:
+    """The model with these weights, which have our names; `release` is called with blocks that have been packed.
+
+    UserError where one is missing, unknown or misshaped.
+    """
+    model = blank_model(config)
+    _check(model, weights, where)
+    blocks = {name: tensor for name, tensor in weights.items() if is_quantised(tensor)}
+    # A vector is copied, lest it keep the whole file mapped; a matrix stored as float32 stays a part of the file.
+    plain = {
+        name: tensor.dequantise().to(dtype, copy=len(tensor.shape) == 1)
+        for name, tensor in weights.items()
+        if name not in blocks
+    }
+    model.load_state_dict(plain, strict=False, assign=True)
+    for name, tensor in blocks.items():
+        _install(model, name.removesuffix(".weight"), tensor)
+        release(tensor.blocks)
+    if config.tie_word_embeddings:
+        _tie(model)
+    fuse_blocks(model.eval())
+    return model
+
+
+def is_quantised(tensor: BlockTensor) -> bool:
+    """Whether several numbers share a block."""
+    return FORMATS[tensor.format].block_size > 1
+
+
+def _install(model: Transformer, path: str, tensor: BlockTensor) -> None:
+    """Puts a quantised matrix in the place of a layer, whose bias is loaded already."""
+    layer = model.get_submodule(path)
+    if isinstance(layer, nn.Linear):
+        model.set_submodule(path, QuantisedLinear.from_blocks(tensor, layer.bias))
+    elif isinstance(layer, nn.Embedding):
+        model.set_submodule(path, QuantisedEmbedding.from_blocks(tensor))
+    else:
+        raise UserError(f"{path} is stored as {tensor.format}, expected f32, f16 or bf16: the file is damaged")
+
+
+def _tie(model: Transformer) -> None:
+    embedding: nn.Module = model.model.embed_tokens
+    if isinstance(embedding, QuantisedEmbedding):
+        model.set_submodule("lm_head", QuantisedLinear(embedding.matrix))
+    else:
+        model.lm_head.weight = model.model.embed_tokens.weight  # loading has torn them apart
+
+
+def _check(model: Transformer, weights: Mapping[str, BlockTensor], where: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del expected[HEAD]
+    if missing := [name for name in expected if name not in weights]:
+        raise UserError(
+            f"{where} lacks {missing[0]}, which its metadata implies ({len(missing)} tensors): fetch it again"
+        )
+    for name, tensor in weights.items():
+        if expected.get(name) != tensor.shape:
+            raise UserError(f"{where}: {name} is {tensor.shape}, expected {expected.get(name)} by the file's metadata")

@@ -1,0 +1,63 @@
+"""The weights of a model whose matrices may be quantised: as blocks in any format, or all in one float model."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vesalius.compress.quantised_linear import QuantisedModule
+from vesalius.hub.blank import blank_model
+from vesalius.kernels.block_formats import BlockTensor
+from vesalius.models.transformer import Transformer
+
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight, read only when it is asked for."""
+
+    source: Tensor | QuantisedModule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if isinstance(self.source, QuantisedModule):
+            return self.source.matrix.rows, self.source.matrix.columns
+        return tuple(self.source.shape)
+
+    def values(self) -> Tensor:
+        """As a float tensor; float32 where it was quantised."""
+        return self.source.dequantise() if isinstance(self.source, QuantisedModule) else self.source.detach()
+
+    def blocks(self, format: str) -> BlockTensor:
+        """As blocks of this format: the very same where it is quantised in it already."""
+        if isinstance(self.source, QuantisedModule) and self.source.format == format:
+            return self.source.blocks()
+        return BlockTensor.quantise(self.values().cpu(), format)
+
+
+def weights_of(model: Transformer) -> dict[str, Weight]:
+    """The weights under the names of a float model's state_dict; a tied head is left out."""
+    weights = {name: Weight(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for path, module in model.named_modules():
+        if isinstance(module, QuantisedModule):
+            weights[f"{path}.weight"] = Weight(module)
+    if model.config.tie_word_embeddings:
+        weights.pop(HEAD, None)
+    return weights
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether any layer holds its weights in blocks."""
+    return any(isinstance(module, QuantisedModule) for module in model.modules())
+
+
+def unpacked(model: Transformer, dtype: torch.dtype | None = None) -> Transformer:
+    """The same model with plain float layers; `dtype` None keeps what there is, float32 where it was quantised."""
+    plain = blank_model(model.config)
+    values = {name: weight.values() for name, weight in weights_of(model).items()}
+    weights = {name: tensor.to(dtype or tensor.dtype) for name, tensor in values.items()}
+    plain.load_state_dict(weights, strict=False, assign=True)
+    if model.config.tie_word_embeddings:
+        plain.lm_head.weight = plain.model.embed_tokens.weight
+    return plain
