@@ -47,10 +47,10 @@ Step = Callable[[], None]
 def ours(tokens: torch.Tensor, *, compiled: bool, dtype: torch.dtype) -> tuple[Step, int]:
     """The package's model and objective; next-token targets, as the peer makes them from its labels."""
     model = Transformer(ModelConfig(**SHAPE))
-    module = torch.compile(model) if compiled else model
     targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], -100)), dim=1)
     batch, objective = Batch(tokens=tokens, targets=targets), NextToken()
-    return with_optimizer(model, lambda: objective(module, batch)[0], dtype), parameters(model)
+    loss_of = torch.compile(objective, dynamic=False) if compiled else objective
+    return with_optimizer(model, lambda: loss_of(model, batch)[0], dtype), parameters(model)
 
 
 def transformers(tokens: torch.Tensor, *, compiled: bool, dtype: torch.dtype) -> tuple[Step, int]:

@@ -36,6 +36,17 @@ def test_causal_behind_earlier_keys():
     assert_equal_to_the_reference(tensors(BLOCK + 3, BLOCK + 20, torch.float32))
 
 
+def test_values_of_another_width():
+    q, k, _ = tensors(BLOCK + 1, BLOCK + 1, torch.float32)
+    v = torch.randn(2, 2, BLOCK + 1, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    ours, truth = blocks(q, k, v), attention.reference(q, k, v)
+    torch.testing.assert_close(ours, truth, atol=2e-6, rtol=2e-6)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours.sum(), (q, k, v)), torch.autograd.grad(truth.sum(), (q, k, v)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_everything_may_be_read(kv_heads):
     assert_equal_to_the_reference(tensors(9, 13, torch.float32, kv_heads), causal=False)

@@ -98,7 +98,9 @@ def test_the_cache_of_latent_attention_is_narrow():
 def test_a_backward_pass_costs_twice_the_forward(config):
     tokens = torch.randint(0, 101, (2, 16))
     model = Transformer(config)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    # what torch's counter does not know
+    in_place = {torch.ops.aten.baddbmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         model(tokens).sum().backward()
     assert 3 * count_flops(config, context=16).total * tokens.numel() == counter.get_total_flops()
 

@@ -10,12 +10,12 @@ weight and gives no value). Left out: skipping the blocks that a window hides; d
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from vesalius.kernels.attention_blocks import blocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,33 +137,7 @@ def by_torch(
     )
 
 
-class _Stored(torch.autograd.Function):
-    """The weights (B, H, T, S) are kept for the backward pass: three products and one softmax derivative.
-
-    With P = softmax(scale · QKᵀ):  dV = Pᵀ dO,  dP = dO Vᵀ,  dS = P ⊙ (dP - rowsum(dP ⊙ P)),  dQ = scale · dS K,  dK =
-    scale · dSᵀ Q.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        scores = (q * scale) @ k.mT  # (B, H, T, S)
-        if mask is not None:
-            scores.masked_fill_(~mask, -math.inf)
-        weights = scores.softmax(-1)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.scale = scale
-        return weights @ v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        grad_scores = torch.ops.aten._softmax_backward_data(grad @ v.mT, weights, -1, weights.dtype)
-        grad_q, grad_k = (grad_scores @ k).mul_(ctx.scale), (grad_scores.mT @ q).mul_(ctx.scale)
-        return grad_q, grad_k, weights.mT @ grad, None, None
-
-
-def stored(
+def by_blocks(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -173,32 +147,28 @@ def stored(
     rule: AttentionRule = PLAIN,
     dropout: float = 0.0,
 ) -> Tensor:
-    """The same as `reference`, with the weights kept in memory: for short rows in bfloat16 on a CPU that multiplies it
-    fast.
+    """The same as `reference`, block by block of queries with their weights kept, see attention_blocks.
 
-    torch's fused attention recomputes them in blocks that are too small for such units. Dropout, soft caps, biases and
-    sinks are left to the others.
+    Dropout, soft caps, biases and sinks are left to the others.
     """
     if dropout or not rule.fused or rule.slopes is not None:
         return by_torch(q, k, v, causal=causal, mask=mask, rule=rule, dropout=dropout)
-    groups = q.shape[1] // k.shape[1]
-    visible = _visible(q, k, causal, mask, rule.window)
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    return _Stored.apply(q, k, v, visible, rule.scale or 1 / math.sqrt(q.shape[-1]))
+    if 0 < rule.window < k.shape[2]:
+        mask = _visible(q, k, causal, mask, rule.window)
+    return blocks(q, k, v, causal=causal, mask=mask, scale=rule.scale or None)
 
 
-IMPLS = {"reference": reference, "torch": by_torch, "stored": stored}
+IMPLS = {"reference": reference, "torch": by_torch, "blocks": by_blocks}
 
 SHORT = 512
-"""Rows up to here train faster with stored weights in bfloat16 on CPU; their memory grows with the square of the
+"""Rows up to here train faster with their weights kept, on a CPU; the memory for them grows with the square of the
 length.
 """
 
 
 def _best(q: Tensor) -> str:
-    short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= SHORT
-    return "stored" if short and q.requires_grad and not torch.compiler.is_compiling() else "torch"
+    trains = q.requires_grad and torch.is_grad_enabled()
+    return "blocks" if trains and q.device.type == "cpu" and q.shape[2] <= SHORT else "torch"
 
 
 def attention(

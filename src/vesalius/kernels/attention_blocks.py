@@ -25,7 +25,7 @@ class _Blocks(torch.autograd.Function):
         """q (B, H, T, E), k and v (B, H, S, E), mask (B or 1, 1, T, S) or None."""
         shape = q.shape
         q, k, v = ((x * scale if x is q else x).reshape(-1, *x.shape[2:]) for x in (q, k, v))  # (B·H, T or S, E)
-        out, weights = torch.empty_like(q), []
+        out, weights = v.new_empty(*q.shape[:2], v.shape[2]), []
         for rows, keys in _blocks(q.shape[1], k.shape[1], causal):
             scores = q[:, rows] @ k[:, :keys].mT  # (B·H, rows, keys)
             if causal:
@@ -36,13 +36,13 @@ class _Blocks(torch.autograd.Function):
             out[:, rows] = weights[-1] @ v[:, :keys]
         ctx.save_for_backward(q, k, v, *weights)
         ctx.scale, ctx.causal, ctx.shape = scale, causal, shape
-        return out.view(shape)
+        return out.view(*shape[:3], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *weights = ctx.saved_tensors
-        grad = grad.reshape(q.shape)
+        grad = grad.reshape(*q.shape[:2], -1)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for p, (rows, keys) in zip(weights, _blocks(q.shape[1], k.shape[1], ctx.causal), strict=True):
             part = grad[:, rows]
@@ -50,8 +50,8 @@ class _Blocks(torch.autograd.Function):
             grad_scores = torch.ops.aten._softmax_backward_data(part @ v[:, :keys].mT, p, -1, p.dtype)
             grad_q[:, rows] = (grad_scores @ k[:, :keys]).mul_(ctx.scale)
             grad_k[:, :keys].baddbmm_(grad_scores.mT, q[:, rows])  # q carries the scale
-        kv_shape = (*ctx.shape[:2], *k.shape[1:])
-        return grad_q.view(ctx.shape), grad_k.view(kv_shape), grad_v.view(kv_shape), None, None, None
+        rows = ctx.shape[:2]  # (B, H)
+        return *(g.unflatten(0, rows) for g in (grad_q, grad_k, grad_v)), None, None, None
 
 
 def _blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice, int]]:
@@ -64,6 +64,15 @@ def _blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice, int]
         yield slice(start, end), keys - queries + end
 
 
+def weights_kept(length: int) -> int:
+    """How many weights a head keeps for each query of a row of this length, on average and rounded up.
+
+    >>> weights_kept(16), weights_kept(128)
+    (16, 96)
+    """
+    return -(-sum((rows.stop - rows.start) * keys for rows, keys in _blocks(length, length, causal=True)) // length)
+
+
 def _mask_diagonal(scores: Tensor) -> None:
     """scores (N, rows, keys), whose last query reads the last key: -inf for every key behind its query."""
     rows = scores.shape[1]
@@ -74,7 +83,7 @@ def _mask_diagonal(scores: Tensor) -> None:
 def blocks(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """The same as `attention.reference` without dropout: q (B, H, T, E), k and v (B, K, S, E) -> (B, H, T, E)."""
+    """The same as `attention.reference` without dropout: q (B, H, T, E), k (B, K, S, E), v of any width."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vesalius.kernels.attention import PLAIN, AttentionRule, attention
+from vesalius.kernels.linear import Linear, linears
 from vesalius.kernels.rope import rotate
 from vesalius.models.config import ModelConfig
 from vesalius.models.layers import rms_norm_of
@@ -70,10 +71,10 @@ class Attention(nn.Module):
         super().__init__()
         c, self.layer, self.head_dim, self.dropout = config, layer, config.head_dim, config.dropout
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        self.q_proj = nn.Linear(c.hidden_size, q, bias=c.attention_bias)
-        self.k_proj = nn.Linear(c.hidden_size, kv, bias=c.attention_bias)
-        self.v_proj = nn.Linear(c.hidden_size, kv, bias=c.attention_bias)
-        self.o_proj = nn.Linear(q, c.hidden_size, bias=c.attention_output_bias)
+        self.q_proj = Linear(c.hidden_size, q, bias=c.attention_bias)
+        self.k_proj = Linear(c.hidden_size, kv, bias=c.attention_bias)
+        self.v_proj = Linear(c.hidden_size, kv, bias=c.attention_bias)
+        self.o_proj = Linear(q, c.hidden_size, bias=c.attention_output_bias)
         self.q_norm, self.k_norm = _qk_norms(c)
         self.norms_all_heads = c.qk_norm == "full"
         self.sinks = nn.Parameter(torch.zeros(c.num_attention_heads)) if c.attention_sinks else None
@@ -102,7 +103,8 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, H, T, E), k and v (B, K, T, E), normed and not yet turned."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self._heads(self.v_proj(x))
+        q, k, v = linears(x, (self.q_proj, self.k_proj, self.v_proj))
+        v = self._heads(v)
         if self.norms_all_heads:
             return self._heads(self.q_norm(q)), self._heads(self.k_norm(k)), v
         return self.q_norm(self._heads(q)), self.k_norm(self._heads(k)), v

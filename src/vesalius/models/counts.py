@@ -10,6 +10,8 @@ itself.
 
 from dataclasses import dataclass
 
+from vesalius.kernels.attention import SHORT
+from vesalius.kernels.attention_blocks import weights_kept
 from vesalius.models.config import ModelConfig
 from vesalius.models.config_sections import LatentAttention, Mixture
 
@@ -202,7 +204,7 @@ def _saved_numbers(config: ModelConfig, context: int) -> int:
         "sandwich": 2 * (norm + D + statistics),  # what comes out of the second is only added
         "parallel": 2 * norm - D,  # both norms have one input
     }[c.block]
-    attention = _saved_by_latent(c, c.latent_attention) if c.latent_attention else _saved_by_attention(c)
+    attention = _saved_by_latent(c, c.latent_attention) if c.latent_attention else _saved_by_attention(c, context)
     if c.attn_logit_softcapping or c.attention_sinks:  # the weights themselves, and what is before the cap
         kept = (1 + bool(c.attn_logit_softcapping)) * context + c.attention_sinks
         attention += c.num_attention_heads * (kept - 1)
@@ -216,10 +218,12 @@ def _saved_numbers(config: ModelConfig, context: int) -> int:
     return embedding + L * (norms + attention) + channels + norm + c.vocab_size
 
 
-def _saved_by_attention(config: ModelConfig) -> int:
+def _saved_by_attention(config: ModelConfig, context: int) -> int:
     c, (q, kv) = config, _widths(config)
     heads = c.num_attention_heads + c.num_key_value_heads
     before_qk_norm = {"none": 0, "head": q + kv + heads, "full": q + kv + 2}[c.qk_norm]
+    if context <= SHORT and c.position != "alibi" and not c.attn_logit_softcapping and not c.attention_sinks:
+        return before_qk_norm + 4 * q + c.num_attention_heads * weights_kept(context)  # k and v as wide as q
     return before_qk_norm + 2 * q + 2 * kv + c.num_attention_heads  # q, the output, k, v, log-sum-exp
 
 

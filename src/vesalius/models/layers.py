@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vesalius.kernels.linear import Linear
 from vesalius.kernels.norms import layer_norm, rms_norm
 from vesalius.models.config import ModelConfig
 
@@ -87,9 +88,9 @@ class GatedMLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         D, F_, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(D, F_, bias=bias)
-        self.up_proj = nn.Linear(D, F_, bias=bias)
-        self.down_proj = nn.Linear(F_, D, bias=bias)
+        self.gate_proj = Linear(D, F_, bias=bias)
+        self.up_proj = Linear(D, F_, bias=bias)
+        self.down_proj = Linear(F_, D, bias=bias)
         self.act = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:

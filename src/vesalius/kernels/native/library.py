@@ -46,6 +46,7 @@ INSTRUCTION_SETS = {  # ending of a file's name -> flags
     "avx512vnni": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
     "neon": ("-march=armv8.2-a+dotprod+fp16",),
 }
+KEPT = 4  # libraries in the cache: several machines may share it, and every change of a source makes another
 TIMEOUT = 300  # seconds for one call of the compiler; seconds are usual
 
 
@@ -76,6 +77,7 @@ def build(folder: Path) -> Path:
     with _locked(folder / "build.lock"):
         if not library.exists():  # another process may have built it while this one waited
             _compile(compiler, library)
+            _remove_old(folder)
     return library
 
 
@@ -122,6 +124,16 @@ def _compile(compiler: str, library: Path) -> None:
             objects = list(pool.map(compile_one, sources()))
         with atomic_path(library) as target:
             _run([compiler, "-shared", *objects, *_link_flags(compiler), "-o", str(target)])
+
+
+def _remove_old(folder: Path) -> None:
+    """Leaves the libraries that were built last. A process that has an older one open keeps it on Unix; where it cannot
+    be removed it stays."""
+    with contextlib.suppress(OSError):
+        built = sorted(folder.glob("vesalius-*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in built[KEPT:]:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _instruction_set(source: Path) -> str:

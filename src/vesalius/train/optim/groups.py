@@ -2,7 +2,8 @@
 
 matrix     weights inside the network, two dimensions and up: decay; Muon's when Muon is chosen
 embedding  token and position tables, the head: a step touches few rows, so rate and decay may be their own
-vector     norms, biases, anything with one dimension: never decay, it would only pull scales to 0
+vector     norms, anything with one dimension, biases (those of experts are stacked): never decay, it would only pull
+           scales to 0
 """
 
 from typing import Any, Literal
@@ -19,7 +20,7 @@ def role(name: str, parameter: Tensor) -> Role:
     >>> role("model.layers.0.mlp.up_proj.weight", torch.empty(8, 4)), role("model.norm.weight", torch.empty(8))
     ('matrix', 'vector')
     """
-    if parameter.ndim < 2:
+    if parameter.ndim < 2 or name.endswith("bias"):
         return "vector"
     parts = name.split(".")
     return "embedding" if "lm_head" in parts or any(part.startswith("embed") for part in parts) else "matrix"

@@ -5,7 +5,7 @@ by an odd quintic in G (Newton-Schulz) that needs matrix products only. Weight d
 2019, arXiv:1711.05101). Scale "match_rms_adamw" gives updates the size of AdamW's, so that AdamW's rate and decay fit
 (Liu et al. 2025, arXiv:2502.16982, section 2.2); "original" is Jordan's.
 
-All matrices of one shape run through the iteration stacked. It costs 5·(4n²m + 2n³) operations for an n × m matrix (n ≤
+A stack of matrices, as experts have, is that many matrices. All of one shape run through the iteration together. It costs 5·(4n²m + 2n³) operations for an n × m matrix (n ≤
 m) whatever the batch, about (n/T)·(3.3 + 1.7·n/m) of a training step on T tokens: much where batches are small. Left
 out: plain (not Nesterov) momentum, and matrices that are split over devices.
 """
@@ -51,7 +51,7 @@ class Muon(Optimizer):
     """For the matrices inside a network. Embeddings, the head, norms and biases belong with AdamW (see build.py).
 
     `ns_dtype` is what the iteration is computed in: "bfloat16" where the device multiplies it fast, else "float32".
-    ValueError for a parameter that is not a matrix.
+    ValueError for a parameter that is no matrix and no stack (N, n, m) of matrices.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Muon(Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"scale": scale, "ns_steps": ns_steps, "ns_dtype": ns_dtype})
         for parameter in (p for group in self.param_groups for p in group["params"]):
-            if parameter.ndim != 2:
-                raise ValueError(f"Muon needs matrices, got shape {tuple(parameter.shape)}: give it to AdamW")
+            if parameter.ndim not in (2, 3):
+                raise ValueError(f"Muon needs matrices or stacks of them, got shape {tuple(parameter.shape)}: give it to AdamW")
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -79,8 +79,9 @@ class Muon(Optimizer):
                 directions = torch.empty(len(parameters), *parameters[0].shape, device=parameters[0].device)
                 for parameter, direction in zip(parameters, directions, strict=True):
                     self._look_ahead(parameter, group["momentum"], out=direction)
-                updates = orthogonalize(directions, group["ns_steps"], DTYPES[group["ns_dtype"]])  # (N, n, m)
-                rate = group["lr"] * SCALES[group["scale"]](*parameters[0].shape)
+                matrices = directions.flatten(0, -3)  # (N, n, m)
+                updates = orthogonalize(matrices, group["ns_steps"], DTYPES[group["ns_dtype"]]).view(directions.shape)
+                rate = group["lr"] * SCALES[group["scale"]](*parameters[0].shape[-2:])
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
