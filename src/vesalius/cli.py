@@ -199,6 +199,20 @@ def export(
 
 
 @app.command()
+def bench(
+    model: Model,
+    repeats: Annotated[int, typer.Option(help="Times that each work is timed; the median counts.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Time a model on this machine, beside the machine's limits: opening, prompts, new tokens, memory."""
+    from vesalius.console.tables import print_speed
+    from vesalius.pipeline.measuring import measure_speed_of
+
+    facts = measure_speed_of(model, repeats=repeats)
+    print(json.dumps(facts, indent=2)) if as_json else print_speed(facts)
+
+
+@app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
     from vesalius.pipeline.recipe import shipped_recipes

@@ -13,7 +13,7 @@ from vesalius.data.shards import TokenShards
 class ByteEncoder:
     """Ids are bytes plus one; the boundary is 0."""
 
-    bos_id = 0
+    document_boundary = 0
     fingerprint = "bytes"
 
     def __init__(self, vocab_size: int = 257) -> None:

@@ -147,7 +147,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_directory(tmp_path, encoder, mon
 
 
 def test_a_tokenizer_without_a_boundary_is_refused(tmp_path, encoder):
-    encoder.bos_id = None
+    encoder.document_boundary = None
 
     with pytest.raises(UserError, match="no token for the document boundary"):
         write_shards(documents_of(TEXTS), encoder, tmp_path / "data", validation_fraction=0.3)

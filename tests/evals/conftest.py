@@ -13,7 +13,7 @@ from vesalius.data.shards import TokenShards
 class ByteTokenizer:
     """Boundary 0, then one token for each byte value."""
 
-    bos_id = 0
+    document_boundary = 0
     vocab_size = 257
     fingerprint = "bytes"
 

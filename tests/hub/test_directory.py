@@ -1,11 +1,13 @@
 """Model directories: what we save opens in transformers, what transformers saves opens here, and what cannot be
 opened says why."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -14,6 +16,7 @@ from vesalius.core.errors import UserError, VesaliusError
 from vesalius.core.run_directory import RunDirectory
 from vesalius.hub import weights as hub_weights
 from vesalius.hub.directory import open_model, save_model
+from vesalius.hub.facts import facts_of
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
@@ -168,6 +171,22 @@ def test_a_run_that_is_not_finished_says_so(tmp_path):
     run.recipe.write_text("")
     with pytest.raises(UserError, match=r"no model yet.*--resume"):
         open_model(tmp_path / "run")
+
+
+def test_a_directory_with_sentencepieces_own_file_opens(tmp_path):
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a cat and a dog"] * 9), model_writer=file, vocab_size=300, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    peer = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
+    saved(tmp_path / "model", replace(TINY, vocab_size=300))
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    (tmp_path / "model" / "tokenizer.model").write_bytes(file.getvalue())
+    _, tokenizer = open_model(tmp_path / "model")
+    assert tokenizer.encode("a dog and a cat") == peer.encode("a dog and a cat")
+    assert facts_of(tmp_path / "model").tokenizer["tokens"] == peer.vocab_size()
 
 
 def test_a_directory_beside_with_nearly_the_same_name_is_named(tmp_path):

@@ -1,12 +1,17 @@
 """Streaming text: joined pieces are the decoded text, no piece ends in half a character, and stop texts are cut over
 token borders."""
 
+import io
+
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from vesalius.infer.detokenize import Detokenizer
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
+from vesalius.tokenizers.sentencepiece_file import FILE, open_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 SPECIAL = {text: i for i, text in enumerate(SPECIAL_TOKENS)}
@@ -82,3 +87,30 @@ def test_bytes_that_are_no_text_become_replacement_characters_and_text_goes_on()
 @pytest.mark.parametrize("special", SPECIAL.values())
 def test_special_tokens_have_no_text(special):
     assert pieces([*byte_ids(b"a"), special, *byte_ids(b"b")])[0] == ["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_pair(tmp_path_factory):
+    """A vocabulary with blanks before words, as ours and as transformers'."""
+    directory = tmp_path_factory.mktemp("sentencepiece")
+    file = io.BytesIO()
+    texts = ["the cat sees a dog and runs home", "a dog sees the cat", "é 🙂 and so on, again and again"] * 10
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=file, model_type="bpe", vocab_size=320, byte_fallback=True,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (directory / FILE).write_bytes(file.getvalue())
+    tokenizer = open_tokenizer(directory)
+    assert tokenizer.drops_first_blank
+    tokenizer.save(directory / "saved")
+    return tokenizer, AutoTokenizer.from_pretrained(directory / "saved")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["▁the", "▁", "a", "▁dog", "<s>", "</s>", "<0x0A>", "▁and"]), max_size=8))
+def test_the_blank_before_an_answer_is_dropped_as_transformers_drops_it(sentencepiece_pair, names):
+    tokenizer, theirs = sentencepiece_pair
+    ids = [tokenizer.backend.token_to_id(name) for name in names]
+    detokenizer = Detokenizer(tokenizer)
+    text = "".join([*map(detokenizer.push, ids), detokenizer.close()])
+    assert text == theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -59,6 +59,25 @@ def test_messages_go_through_the_chat_template_up_to_where_the_answer_begins(lm)
     assert lm.tokenizer.decode(ids).endswith("<|im_start|>assistant\n")
 
 
+def test_tools_and_options_reach_the_chat_template(lm):
+    template = "{{ enable_thinking }}{{ tools[0].name if tools else '' }}{{ messages[0].content }}"
+    told = Tokenizer(lm.tokenizer.backend, lm.tokenizer.config | {"chat_template": template})
+    telling = LanguageModel(lm.model, told)
+    asked = {"tools": [{"name": "clock"}], "template_options": {"enable_thinking": False}}
+    ids = telling.prompt_ids(QUESTION, **asked)
+    assert told.decode(ids) == "FalseclockWhy?"
+    answers = [
+        telling.generate(QUESTION, max_tokens=3, **asked),
+        *telling.generate_many(QUESTION, 1, max_tokens=3, **asked),
+    ]
+    answers.append(telling.stream(QUESTION, max_tokens=3, **asked).read())
+    assert [answer.usage.prompt_tokens for answer in answers] == [len(ids)] * 3
+    with pytest.raises(UserError, match="enable_thought"):
+        telling.generate(QUESTION, template_options={"enable_thought": False})
+    with pytest.raises(UserError, match="got a text: give messages"):
+        lm.generate("ab", tools=[{"name": "clock"}])
+
+
 def test_special_tokens_in_the_users_text_are_only_text(lm):
     assert IM_END not in lm.prompt_ids("<|im_end|>")[1:]
 

@@ -57,6 +57,30 @@ def test_a_library_that_is_there_is_not_built_again(monkeypatch, tmp_path):
     assert library.build(tmp_path) == there
 
 
+def test_after_a_build_only_the_newest_libraries_are_left(monkeypatch, tmp_path):
+    for age in range(6):
+        old = tmp_path / f"vesalius-{age}.so"
+        old.touch()
+        os.utime(old, (1000 - age, 1000 - age))
+    (tmp_path / "other.so").touch()
+    monkeypatch.setattr(library, "find_compiler", lambda: "cxx")
+    monkeypatch.setattr(library, "fingerprint", lambda _: "new")
+    monkeypatch.setattr(library, "_compile", lambda _, path: path.touch())
+    assert library.build(tmp_path).exists()
+    left = {path.name for path in tmp_path.glob("*.so")}
+    assert left == {"other.so", "vesalius-new.so", "vesalius-0.so", "vesalius-1.so", "vesalius-2.so"}
+
+
+def test_an_old_library_that_cannot_be_removed_stays(monkeypatch, tmp_path):
+    for age in range(6):
+        (tmp_path / f"vesalius-{age}.so").mkdir()  # a directory is what even root cannot unlink
+    monkeypatch.setattr(library, "find_compiler", lambda: "cxx")
+    monkeypatch.setattr(library, "fingerprint", lambda _: "new")
+    monkeypatch.setattr(library, "_compile", lambda _, path: path.touch())
+    assert library.build(tmp_path).exists()
+    assert len(list(tmp_path.glob("*.so"))) == 7
+
+
 @needs_native
 def test_another_source_flag_or_cpu_is_another_library(monkeypatch, tmp_path):
     compiler = library.find_compiler()

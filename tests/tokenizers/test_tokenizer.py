@@ -199,6 +199,35 @@ def test_nothing_stands_before_a_text_where_tokenizer_json_says_so(saved):
     assert Tokenizer.open(saved).prompt_prefix == []
 
 
+def without_prefix(saved, **config):
+    """A tokenizer that puts nothing before a text."""
+    content = json.loads((saved / "tokenizer.json").read_text())
+    (saved / "tokenizer.json").write_text(json.dumps({**content, "post_processor": None}))
+    edit_config(saved, **config)
+    return saved
+
+
+def test_a_document_begins_as_a_prompt_does(tokenizer):
+    assert [tokenizer.document_boundary] == tokenizer.prompt_prefix
+
+
+def test_where_a_prompt_begins_with_nothing_a_document_begins_with_the_end_of_text(saved):
+    chat = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    opened = Tokenizer.open(without_prefix(saved, **chat))
+    assert (opened.prompt_prefix, opened.bos_id, opened.document_boundary) == ([], 1, 0)
+
+
+def test_without_an_end_of_text_it_begins_with_the_end_token_or_the_beginning(saved):
+    without_prefix(saved, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    file = saved / "tokenizer.json"
+    file.write_text(file.read_text().replace('"<|endoftext|>"', '"<other>"'))
+    assert Tokenizer.open(saved).document_boundary == 2
+    edit_config(saved, eos_token=None)
+    assert Tokenizer.open(saved).document_boundary == 1
+    edit_config(saved, bos_token=None)
+    assert Tokenizer.open(saved).document_boundary is None
+
+
 @pytest.fixture
 def llama(train_sentencepiece, gguf_of):
     peer = train_sentencepiece("bpe", user_defined_symbols=["<tool>"])

@@ -1,8 +1,9 @@
-"""Blocks of a quantised model whose decoding step is one native call (kernels/native/decoder.cpp).
+"""Blocks of a quantised model that are one native call each (kernels/native/decoder.cpp and decoder_prompt.cpp).
 
 A step of a small model is hundreds of operations on a few hundred numbers, and calling them from Python takes longer
-than computing them. `fuse_blocks` gives the blocks that the native layer can say another forward: for up to PANEL new
-tokens of one sequence over a cache that shares its buffers, all of the block is one call. In every other case, and as
+than computing them; a prompt spends as long on what stands between its products as on them. `fuse_blocks` gives the
+blocks that the native layer can say another forward: for new tokens of one sequence over a cache that shares its
+buffers, all of the block is one call. In every other case, and as
 soon as somebody listens to a part of the block or replaces one, the block runs as it was built. Same modules, same
 names, same weights.
 
@@ -30,7 +31,10 @@ from vesalius.models.layers import ACTIVATIONS, GatedMLP, RMSNorm
 from vesalius.models.transformer import Transformer
 
 PANEL = 8
-"""New tokens that one call takes at most: quantised.h."""
+"""New tokens that decoder.cpp takes at most (quantised.h); decoder_prompt.cpp takes any number."""
+
+WIDEST = 16
+"""What the width of a head must be a multiple of for decoder_prompt.cpp."""
 
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
 """What a cache may hold, by the numbers of decoder.cpp."""
@@ -97,7 +101,8 @@ class FusedBlock(PreNorm):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if context.cache is not None and len(x) == 1 and x.shape[1] <= PANEL and self._is_untouched(x, context):
+        fits = len(x) == 1 and (x.shape[1] <= PANEL or self.self_attn.head_dim % WIDEST == 0)
+        if context.cache is not None and fits and self._is_untouched(x, context):
             room = context.cache.room(self.self_attn.layer, x.shape[1])
             if room is not None:
                 return self._decode(x, context, room)

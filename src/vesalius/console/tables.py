@@ -4,7 +4,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 _UNITS = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
@@ -74,6 +74,31 @@ def print_exported(facts: dict[str, Any], console: Console | None = None) -> Non
         f"{facts['path']}  {facts['architecture']}, {shortened(facts['bytes'])}B, tensors: {formats}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
+    )
+
+
+def print_speed(facts: dict[str, Any], console: Console | None = None) -> None:
+    """What `pipeline.measuring.measure_speed_of` found."""
+    console = console or Console()
+    limits = facts["limits"]
+    console.print(
+        f"{facts['hardware']}\nlimits: float32 {shortened(limits['float32'])}FLOP/s, bfloat16 "
+        f"{shortened(limits['bfloat16'])}FLOP/s, memory {shortened(limits['read'])}B/s\n"
+        f"{facts['model']}: opened in {facts['load_seconds']:.2f} s, peak memory {shortened(facts['peak_bytes'])}B",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table("work", *(Column(name, justify="right") for name in ("tok/s", "ms", "limit", "%")), box=box.SIMPLE)
+    for row in facts["speed"]:
+        numbers = (f"{row['rate']:.1f}", f"{1e3 * row['seconds']:.1f}", f"{row['limit']:.0f}", f"{row['share']:.0%}")
+        table.add_row(row["work"], *numbers)
+    console.print(table)
+    console.print(
+        "ms: until a prompt's first token, or for each new token. limit: tok/s by what this machine computes (prompts) "
+        "or reads from memory (new tokens) at best",
+        highlight=False,
         soft_wrap=True,
     )
 

@@ -7,12 +7,16 @@ et al. 2022, arXiv:2204.02311, appendix B) divides by `matmul_rate`.
 import functools
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+if sys.platform != "win32":
+    import resource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,14 @@ def hardware_line(device: str = "cpu") -> str:
         f"{_cpu_name()}, {torch.get_num_threads()} threads, {memory:.0f} GiB"
         f"{' (' + ' '.join(units) + ')' if units else ''}, {software}"
     )
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held at once; 0 where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 @functools.cache

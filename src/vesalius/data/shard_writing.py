@@ -66,13 +66,14 @@ class _CorpusWriter:
     """Encodes chunks of documents and puts each on its side."""
 
     def __init__(self, directory: Path, tokenizer: TextEncoder, shard_tokens: int) -> None:
-        if tokenizer.bos_id is None:
+        if tokenizer.document_boundary is None:
             raise UserError(
-                "the tokenizer has no token for the document boundary: give it a bos_token or an <|endoftext|>"
+                "the tokenizer has no token for the document boundary: give it a bos_token, an eos_token or an "
+                "<|endoftext|>"
             )
         directory.mkdir()
         self._directory, self._bytes_read = directory, 0
-        self._tokenizer, self._boundary = tokenizer, tokenizer.bos_id
+        self._tokenizer, self._boundary = tokenizer, tokenizer.document_boundary
         self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32).newbyteorder("<")
         self._seen, self._duplicates = SeenTexts(), 0
         self._sides: dict[Split, _SplitWriter] = {

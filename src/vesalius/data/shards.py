@@ -6,7 +6,7 @@
     train-bytes.bin        int64: how many UTF-8 bytes the text of each document has
     validation-…           the same
 
-Each document is stored as the document boundary (the tokenizer's `bos_id`) and its tokens. The bytes are what bits per
+Each document is stored as the document boundary (`bos_id` in the index) and its tokens. The bytes are what bits per
 byte divides by.
 """
 
@@ -32,7 +32,7 @@ class TextEncoder(Protocol):
     """What this folder needs of a tokenizer."""
 
     @property
-    def bos_id(self) -> int | None: ...
+    def document_boundary(self) -> int | None: ...
     @property
     def vocab_size(self) -> int: ...
     @property

@@ -28,7 +28,8 @@ NEW_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """One kind of work: `rate` is the median over the repeats, in tokens/s, of which `limit` is the most possible."""
+    """One kind of work: `rate` is the median over the repeats, in tokens/s, of which `limit` is the most possible;
+    `seconds` are a prompt's, or a new token's."""
 
     work: str
     rate: float
@@ -45,36 +46,62 @@ class Speed:
         return asdict(self) | {"share": self.share}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One kind of work, timed; `flops` or `read` is what a token costs at least: operations, or bytes of memory."""
+
+    work: str
+    rate: float
+    seconds: float
+    flops: float = 0.0
+    read: float = 0.0
+
+    def beside(self, rates: Rates) -> Speed:
+        """With what a machine of these rates allows."""
+        limit = max(rates.float32, rates.bfloat16) / self.flops if self.flops else rates.read / self.read
+        return Speed(work=self.work, rate=self.rate, limit=limit, seconds=self.seconds)
+
+
 def measure_speed(engine: Engine, *, repeats: int = 5, rates: Rates | None = None) -> list[Speed]:
+    """`time_work` beside the limits, which are measured where `rates` are not given."""
+    timings = time_work(engine, repeats=repeats)
+    rates = rates or measure_rates()
+    return [timing.beside(rates) for timing in timings]
+
+
+def time_work(engine: Engine, *, repeats: int = 5) -> list[Timing]:
     """Prompts of 512 and 100 tokens, and 64 new tokens behind 16 and 448, as far as the model's context reaches.
 
-    UserError for a context too short for any of it.
+    UserError for a context too short for any of it, or fewer than one repeat.
     """
-    config = engine.model.config
-    room = config.max_position_embeddings
+    room = engine.model.config.max_position_embeddings
     contexts = [context for context in CONTEXTS if context + NEW_TOKENS < room]
     prompts = [count for count in (PROMPT, FIRST) if count < room]
     if not contexts:
-        raise UserError(f"the model's context is {room}, expected more than {CONTEXTS[0] + NEW_TOKENS} to measure")
-    rates = rates or measure_rates()
+        raise UserError(
+            f"the model's context is {room}, expected more than {CONTEXTS[0] + NEW_TOKENS}: too short to measure"
+        )
+    if repeats < 1:
+        raise UserError(f"repeats = {repeats}, expected a whole number from 1")
     _prompt_seconds(engine, 32)  # warms up
-    return [_prompt(engine, count, repeats, rates) for count in prompts] + [
-        _decode(engine, context, repeats, rates) for context in contexts
+    return [_prompt(engine, count, repeats) for count in prompts] + [
+        _decode(engine, context, repeats) for context in contexts
     ]
 
 
-def _prompt(engine: Engine, count: int, repeats: int, rates: Rates) -> Speed:
+def _prompt(engine: Engine, count: int, repeats: int) -> Timing:
     seconds = statistics.median(_prompt_seconds(engine, count) for _ in range(repeats))
     flops = count_flops(engine.model.config, count)
     last = flops.head / count  # only the last token goes through the head
-    limit = max(rates.float32, rates.bfloat16) / (flops.total - flops.head + last)
-    return Speed(work=f"prompt of {count}", rate=count / seconds, limit=limit, seconds=seconds)
+    return Timing(
+        work=f"prompt of {count}", rate=count / seconds, seconds=seconds, flops=flops.total - flops.head + last
+    )
 
 
-def _decode(engine: Engine, context: int, repeats: int, rates: Rates) -> Speed:
+def _decode(engine: Engine, context: int, repeats: int) -> Timing:
     seconds = statistics.median(_token_seconds(engine, context) for _ in range(repeats))
-    limit = rates.read / (weight_bytes(engine.model) + _cache_bytes(engine.model, context + NEW_TOKENS // 2))
-    return Speed(work=f"{NEW_TOKENS} tokens behind {context}", rate=1 / seconds, limit=limit, seconds=seconds)
+    read = weight_bytes(engine.model) + _cache_bytes(engine.model, context + NEW_TOKENS // 2)
+    return Timing(work=f"{NEW_TOKENS} tokens behind {context}", rate=1 / seconds, seconds=seconds, read=read)
 
 
 def _prompt_seconds(engine: Engine, count: int) -> float:

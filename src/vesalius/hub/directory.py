@@ -18,6 +18,7 @@ from vesalius.core.run_directory import RunDirectory
 from vesalius.hub.weights import WEIGHTS, build_model, check_size, read_weights, write_weights
 from vesalius.models.families import family_of, read_config, write_config
 from vesalius.models.transformer import Transformer
+from vesalius.tokenizers.sentencepiece_file import open_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -33,7 +34,7 @@ def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> 
     check_size(config, weights, where=str(directory))
     weights = names.to_ours(weights, config)
     model = build_model(config, weights, dtype, where=str(directory), names=names)
-    return model, Tokenizer.open(directory)
+    return model, open_tokenizer(directory)
 
 
 def save_model(
@@ -49,7 +50,7 @@ def save_model(
             "save the model with its own tokenizer"
         )
     special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.eos_ids)}
-    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    dtype = str(model.model.norm.weight.dtype).removeprefix("torch.")
     with atomic_path(directory) as scratch:
         scratch.mkdir()
         published = write_config(model.config)

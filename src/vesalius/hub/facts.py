@@ -15,6 +15,7 @@ from vesalius.hub.weights import read_weights
 from vesalius.models.config import ModelConfig
 from vesalius.models.families import read_config
 from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from vesalius.tokenizers.sentencepiece_file import open_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 SAFETENSORS_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -80,7 +81,7 @@ def _of_directory(path: Path) -> ModelFacts:
         architecture=str(published.get("model_type")),
         config=read_config(published),
         formats=_histogram((SAFETENSORS_NAMES.get(name, name), size) for name, size in dtypes),
-        tokenizer=describe_tokenizer(Tokenizer.open(path)),
+        tokenizer=describe_tokenizer(open_tokenizer(path)),
     )
 
 

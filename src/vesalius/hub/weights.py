@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vesalius.core.errors import UserError
+from vesalius.hub.blank import blank_model
 from vesalius.models.config import ModelConfig
 from vesalius.models.counts import count_parameters
-from vesalius.models.positions import DerivedBuffers
 from vesalius.models.transformer import Transformer
 from vesalius.models.weight_map import WeightMap
 
@@ -82,8 +82,7 @@ def build_model(
     """The model with these weights, which have our names, in evaluation mode. UserError where a tensor is missing,
     unknown or misshaped; it calls a missing one as `names` does.
     """
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        model = Transformer(config)
+    model = blank_model(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     tied = config.tie_word_embeddings
     if tied:
@@ -98,10 +97,7 @@ def build_model(
     model.load_state_dict(loaded, strict=not tied, assign=True)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    for module in model.modules():
-        if isinstance(module, DerivedBuffers):
-            module.refill()
-    return model.eval()
+    return model
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 A token of a byte-level vocabulary may end inside a character, and a stop text may begin in one token and end in
 another. What could still become either is held back until the next token decides. Bytes that are no UTF-8 become
-U+FFFD as in `bytes.decode(errors="replace")`.
+U+FFFD as in `bytes.decode(errors="replace")`. The blank that SentencePiece puts before a text is left out again where
+the vocabulary's own decoding does so.
 """
 
 import codecs
@@ -24,12 +25,16 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
         self._held = ""
+        self._drops_blank = tokenizer.drops_first_blank  # until the first token that has a text
 
     def push(self, token: int) -> str:
         """The text that is certain after one more token, "" where it is all held back."""
         if token in self._special or token >= self._tokenizer.vocab_size:
             return ""
-        self._held += self._decoder.decode(self._tokenizer.token_bytes(token))
+        data = self._tokenizer.token_bytes(token)
+        if self._drops_blank:
+            data, self._drops_blank = data.removeprefix(b" "), False
+        self._held += self._decoder.decode(data)
         return self._release(_could_begin(self._held, self._stop))
 
     def close(self) -> str:

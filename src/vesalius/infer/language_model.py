@@ -1,7 +1,8 @@
 """A model with its tokenizer: text in, text out. This is the class that users hold (DESIGN, "Public face").
 
 A text prompt starts with the document boundary, as every document does in training; messages go through the chat
-template, which ends where the assistant's answer begins. Left out: several prompts at once, tools.
+template, which ends where the assistant's answer begins. A call of a tool comes as the text that the model writes.
+Left out: several prompts at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from vesalius.infer.params import SamplingOptions, SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.chat import encode_chat
+from vesalius.tokenizers.chat_template import Tools
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 __all__ = ["Completion", "LanguageModel", "Message", "Stream", "Usage"]
@@ -71,35 +73,57 @@ class LanguageModel:
         """The model's shape."""
         return self.model.config
 
-    def generate(self, prompt: str | Sequence[Message], **options: Unpack[SamplingOptions]) -> Completion:
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Completion:
         """The answer to a text or to messages, generated with the options that `SamplingParams` explains.
 
-        UserError where the prompt is longer than the context, or an option is out of its range.
+        tools             what the chat template tells the model of: JSON schemas of functions, as in OpenAI's API
+        template_options  its other variables, such as {"enable_thinking": False}
+        UserError where the prompt is longer than the context, or an option is out of its range or unknown.
         """
-        params = self._params(options)
+        ids, params = self.prompt_ids(prompt, tools=tools, template_options=template_options), self._params(options)
         if params.num_beams > 1:
-            return self._beams(prompt, params)[0]
-        return self._stream(prompt, params).read()
+            return self._beams(ids, params)[0]
+        return self._stream(ids, params).read()
 
     def generate_many(
-        self, prompt: str | Sequence[Message], n: int, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str | Sequence[Message],
+        n: int,
+        *,
+        tools: Tools | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> list[Completion]:
         """n answers: the best n of beam search where `num_beams` asks for it, or else n drawn ones, with seed,
-        seed + 1, and so on. UserError where they would all be the same, or there are fewer beams."""
-        params = self._params(options)
+        seed + 1, and so on. UserError as in `generate`, and where they would all be the same, or there are fewer beams.
+        """
+        ids, params = self.prompt_ids(prompt, tools=tools, template_options=template_options), self._params(options)
         if n < 1:
             raise UserError(f"n = {n}, expected a whole number from 1")
         if params.num_beams > 1:
             if n > params.num_beams:
                 raise UserError(f"n = {n} answers of num_beams = {params.num_beams}: raise num_beams or lower n")
-            return self._beams(prompt, params)[:n]
+            return self._beams(ids, params)[:n]
         if n > 1 and params.temperature == 0:
             raise UserError(f"n = {n} answers at temperature 0 are all the same: set a temperature or num_beams")
         seeds = [None if params.seed is None else (params.seed + i) % 2**63 for i in range(n)]
-        return [self._stream(prompt, replace(params, seed=seed)).read() for seed in seeds]
+        return [self._stream(ids, replace(params, seed=seed)).read() for seed in seeds]
 
     def stream(
-        self, prompt: str | Sequence[Message], *, after: Stream | None = None, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        after: Stream | None = None,
+        tools: Tools | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Stream:
         """The same answer in pieces of text, as they become certain. Joined, they are the text that `generate` gives.
 
@@ -107,15 +131,14 @@ class LanguageModel:
         has read and written, as from turn to turn of a conversation, it isn't read again. UserError as in `generate`,
         at once, and for beam search, which knows its answer only at the end.
         """
-        return self._stream(prompt, self._params(options), after)
+        ids, params = self.prompt_ids(prompt, tools=tools, template_options=template_options), self._params(options)
+        return self._stream(ids, params, after)
 
-    def _stream(self, prompt: str | Sequence[Message], params: SamplingParams, after: Stream | None = None) -> Stream:
-        ids = self.prompt_ids(prompt)
+    def _stream(self, ids: list[int], params: SamplingParams, after: Stream | None = None) -> Stream:
         steps = self.engine.stream(ids, params, after.sequence if after else None)
         return Stream(steps, Detokenizer(self.tokenizer, params.stop), len(ids), steps.sequence)
 
-    def _beams(self, prompt: str | Sequence[Message], params: SamplingParams) -> list[Completion]:
-        ids = self.prompt_ids(prompt)
+    def _beams(self, ids: list[int], params: SamplingParams) -> list[Completion]:
         beams = self.engine.beams(ids, params)
         streams = [Stream(beam.steps(), Detokenizer(self.tokenizer), len(ids)) for beam in beams]
         return [replace(stream.read(), score=beam.score) for stream, beam in zip(streams, beams, strict=True)]
@@ -129,11 +152,22 @@ class LanguageModel:
         ids = tuple(dict.fromkeys(tuple(self.tokenizer.encode(text)) for text in texts))
         return replace(params, bad_words=(), bad_words_ids=params.bad_words_ids + ids)
 
-    def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
-        """The tokens that the model reads for a prompt."""
-        if isinstance(prompt, str):
-            return self.tokenizer.prompt_prefix + self.tokenizer.encode(prompt)
-        return encode_chat(self.tokenizer, prompt, add_generation_prompt=True).ids
+    def prompt_ids(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens that the model reads for a prompt; `tools` and `template_options` as in `generate`."""
+        if not isinstance(prompt, str):
+            chat = encode_chat(
+                self.tokenizer, prompt, tools=tools, add_generation_prompt=True, options=template_options
+            )
+            return chat.ids
+        if tools is not None or template_options:
+            raise UserError("tools and template_options are for a chat template, got a text: give messages")
+        return self.tokenizer.prompt_prefix + self.tokenizer.encode(prompt)
 
     def logits(self, ids: list[int] | Tensor) -> Tensor:
         """ids (T,) or (B, T) -> (T, V) or (B, T, V) float32. UserError for no ids, unknown ids, or more than the

@@ -1,17 +1,20 @@
-"""Measuring and describing one model outside a run: what `vesalius eval` and `vesalius info` show."""
+"""Measuring and describing one model outside a run: what `vesalius eval`, `info` and `bench` show."""
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vesalius.core.errors import UserError, nearest
+from vesalius.core.hardware import hardware_line, measure_rates, peak_bytes
 from vesalius.data.documents import read_documents
 from vesalius.data.shard_writing import write_held_out
 from vesalius.data.shards import TokenShards
 from vesalius.evals.bits_per_byte import bits_per_byte
 from vesalius.evals.docstring_choice import docstring_choice
+from vesalius.evals.speed import time_work
 from vesalius.hub.aliases import ALIASES
 from vesalius.hub.facts import ModelFacts, facts_of
 from vesalius.hub.locate import is_hub_id
@@ -68,6 +71,27 @@ def describe(name: str) -> dict[str, Any]:
         "bytes": asdict(count_bytes(config, batch_rows=8, context=context)),
     }
     return facts if stored is None else facts | {"stored": _plain(stored)}
+
+
+def measure_speed_of(name: str, *, repeats: int = 5) -> dict[str, Any]:
+    """How fast a model opens, reads and writes here, beside the machine's limits, and the memory that took.
+
+    A model that is fetched first takes longer to open. UserError where it cannot be opened or its context is too short.
+    """
+    start = time.perf_counter()
+    lm = LanguageModel.load(name)
+    load_seconds = time.perf_counter() - start
+    timings = time_work(lm.engine, repeats=repeats)
+    peak = peak_bytes()  # before the limits are measured, which takes memory of its own
+    rates = measure_rates()
+    return {
+        "model": name,
+        "hardware": hardware_line(),
+        "load_seconds": load_seconds,
+        "peak_bytes": peak,
+        "limits": asdict(rates),
+        "speed": [timing.beside(rates).to_dict() for timing in timings],
+    }
 
 
 def _facts(name: str) -> ModelFacts:

@@ -39,8 +39,8 @@ class TokenizerSection(Section):
 
 
 class ModelSection(Section):
-    """One of: `start` (a saved model), `depth` (the dial), `preset` (a named size). `config` changes single fields of
-    the last two.
+    """One of: `start` (a model that exists: an alias, a hub id, a directory or a run), `depth` (the dial), `preset` (a
+    named size). `config` changes single fields of the last two.
     """
 
     start: str | None = None

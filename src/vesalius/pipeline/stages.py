@@ -9,11 +9,12 @@ newest checkpoint.
 
 from collections.abc import Callable, Iterator
 
+from vesalius.core.errors import UserError
 from vesalius.data.documents import read_documents
 from vesalius.data.shard_writing import write_shards
 from vesalius.data.shards import read_index
 from vesalius.data.split import split_documents
-from vesalius.hub.directory import open_model
+from vesalius.hub.open import GGUF, model_path, open_model
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.life import Life
@@ -26,7 +27,7 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        life.model, life.tokenizer = open_model(section.start)
+        life.model, life.tokenizer = open_start(section.start)
     else:
         life.tokenizer = learn_tokenizer(life)
         train = life.recipe.train
@@ -35,6 +36,17 @@ def prepare(life: Life) -> None:
         life.model = Transformer(config, seed=train.seed)
     life.model.to(life.device)
     describe_model(life)
+
+
+def open_start(reference: str) -> tuple[Transformer, Tokenizer]:
+    """The model that training goes on from, by any name that `open_model` takes. UserError for a GGUF file."""
+    path = model_path(reference)
+    if path.suffix == GGUF:
+        raise UserError(
+            f"model.start = {reference!r} is a GGUF file, whose quantised weights cannot be trained: write them as "
+            f"floats by `vesalius export {reference} DIRECTORY --dtype f32` and start from that directory"
+        )
+    return open_model(path)
 
 
 def learn_tokenizer(life: Life) -> Tokenizer:

@@ -186,7 +186,7 @@ class Tokenizer:
 
     @cached_property
     def bos_id(self) -> int | None:
-        """What stands before every document (ours: the document boundary); None where the model has no such token."""
+        """What the tokenizer's configuration calls its beginning; None where it names none."""
         return self.backend.token_to_id(self.named_tokens.get("bos_token", ""))
 
     @cached_property
@@ -204,6 +204,21 @@ class Tokenizer:
         if isinstance(asked, bool) and self.config.get("tokenizer_class") not in GENERAL_CLASSES:
             return [self.bos_id] if asked and self.bos_id is not None else []
         return put_before(self.backend)
+
+    @cached_property
+    def document_boundary(self) -> int | None:
+        """What stands before every document of a training text: what a prompt begins with, else <|endoftext|>, else the
+        end token or `bos_id`; None where there is none of them.
+
+        Not simply `bos_id`: where nothing goes before a prompt, that may begin a turn of a chat.
+        """
+        candidates = [
+            *self.prompt_prefix[:1],
+            self.special_tokens.get(BOUNDARY),
+            self.backend.token_to_id(self.named_tokens.get("eos_token", "")),
+            self.bos_id,
+        ]
+        return next((token for token in candidates if token is not None), None)
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Which parameters decay, and with whose rate."""
 
 import pytest
+import torch
 
-from vesalius.train.optim.groups import parameter_groups
+from vesalius.train.optim.groups import parameter_groups, role
 
 
 def by_name(groups):
@@ -16,7 +17,7 @@ def test_every_parameter_is_in_one_group(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("name", "role"),
+    ("name", "kind"),
     [
         ("model.embed_tokens.weight", "embedding"),
         ("lm_head.weight", "embedding"),
@@ -25,9 +26,14 @@ def test_every_parameter_is_in_one_group(tiny_model):
         ("model.layers.1.input_layernorm.weight", "vector"),
     ],
 )
-def test_roles(tiny_model, name, role):
+def test_roles(tiny_model, name, kind):
     model = tiny_model(attention_bias=True, tie_word_embeddings=False)
-    assert by_name(parameter_groups(model, learning_rate=1.0, weight_decay=0.1))[name]["role"] == role
+    assert by_name(parameter_groups(model, learning_rate=1.0, weight_decay=0.1))[name]["role"] == kind
+
+
+def test_the_stacked_biases_of_experts_are_vectors():
+    assert role("model.layers.0.mlp.experts.up_proj_bias", torch.empty(4, 8)) == "vector"
+    assert role("model.layers.0.mlp.experts.up_proj", torch.empty(4, 8, 6)) == "matrix"
 
 
 def test_vectors_never_decay_and_embeddings_as_asked(tiny_model):

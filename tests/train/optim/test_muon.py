@@ -66,6 +66,27 @@ def test_a_zero_gradient_only_decays():
     torch.testing.assert_close(parameter.detach(), torch.full((3, 4), 0.95))
 
 
-def test_only_matrices():
-    with pytest.raises(ValueError, match=r"got shape \(3,\)"):
-        Muon([torch.nn.Parameter(torch.zeros(3))])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("shape", [(3, 8, 12), (3, 12, 8)])
+def test_a_stack_of_experts_moves_as_each_expert_by_itself(scale, shape):
+    generator = torch.Generator().manual_seed(5)
+    start = torch.randn(2, *shape, generator=generator)
+    stacks = [torch.nn.Parameter(stack.clone()) for stack in start]
+    experts = [torch.nn.Parameter(expert.clone()) for expert in start.flatten(0, 1)]
+    together, alone = Muon(stacks, lr=0.02, scale=scale), [Muon([expert], lr=0.02, scale=scale) for expert in experts]
+    for _ in range(3):
+        gradients = torch.randn(2, *shape, generator=generator) * torch.tensor([1.0, 9.0, 1e-3]).view(3, 1, 1)
+        for parameter, gradient in [
+            *zip(stacks, gradients, strict=True),
+            *zip(experts, gradients.flatten(0, 1), strict=True),
+        ]:
+            parameter.grad = gradient.clone()
+        for optimizer in (together, *alone):
+            optimizer.step()
+    torch.testing.assert_close(torch.stack([*stacks]).flatten(0, 1), torch.stack(experts), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 2, 2)])
+def test_only_matrices_and_stacks_of_them(shape):
+    with pytest.raises(ValueError, match="Muon needs matrices or stacks of them, got shape"):
+        Muon([torch.nn.Parameter(torch.zeros(shape))])

@@ -7,15 +7,13 @@
 // of matrices are split by tiles; attention is split by positions and merged by the online softmax (Milakov &
 // Gimelshein 2018, arXiv:1805.02867; split as in Flash-Decoding, Dao et al. 2023), so threads share long contexts evenly.
 //
-// Not here: prefill (more than PANEL rows), batches of several sequences, ALiBi, sinks, soft caps, other activations.
+// Not here: prompts (decoder_prompt.cpp), batches of several sequences, ALiBi, sinks, soft caps, other activations.
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <omp.h>
+
 #include <vector>
 
-#include "quantised.h"
+#include "decoder.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -23,106 +21,40 @@ using namespace vesalius;
 
 namespace {
 
-// The fields of interface.py: DecoderLayerStruct. Pointers may be null where a layer has no such part.
-struct DecoderLayer {
-    PackedMatrix q, k, v, o, gate, up, down;
-    const float *input_norm, *post_norm;  // (hidden)
-    const float *q_norm, *k_norm;         // (head_dim)
-    const float *q_bias, *k_bias, *v_bias, *o_bias;
-    int32_t hidden, heads, kv_heads, head_dim, intermediate;
-    int32_t window;  // keys that a query reads, its own included; 0: all
-    float eps, scale, residual;
-};
-
-// Keys and values of one layer: (kv_heads, capacity, head_dim), `past` positions filled. cos and sin: (rows, rotary).
-struct DecoderState {
-    void *keys, *values;
-    const float *cos, *sin;
-    int64_t capacity, past;
-    int32_t element;  // of keys and values: 0 float32, 1 bfloat16
-    int32_t rotary;   // coordinates of a head that turn, 0: none
-};
-
-struct Bf16 {
-    uint16_t bits;
-};
-inline float load(const float* p) { return *p; }
-inline float load(const Bf16* p) {
-    const uint32_t bits = uint32_t(p->bits) << 16;
-    float out;
-    std::memcpy(&out, &bits, 4);
-    return out;
-}
-inline void store(float* p, float x) { *p = x; }
-inline void store(Bf16* p, float x) {  // to nearest even; NaN stays NaN
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    p->bits = x != x ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-constexpr int LANES = 16;
 constexpr int POSITIONS = 64;  // keys whose scores are softmaxed together
-
-float sum_of(const float* lanes) {
-    float half[8], quarter[4];
-    for (int i = 0; i < 8; i++) half[i] = lanes[i] + lanes[i + 8];
-    for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
-    return quarter[0] + quarter[2] + (quarter[1] + quarter[3]);
-}
-
-template <class T>
-inline float dot(const float* a, const T* b, int n) {
-    float lanes[LANES] = {}, rest = 0;
-    int i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = __builtin_fmaf(a[i + j], load(b + i + j), lanes[j]);
-    for (; i < n; i++) rest = __builtin_fmaf(a[i], load(b + i), rest);
-    return sum_of(lanes) + rest;
-}
-
-// e^x to two units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes). No branches, so that
-// loops over it become vectors. Below -87 the result is e^-87, above 88 it is e^88.
-inline float exponential(float x) {
-    x = std::min(std::max(x, -87.0f), 88.0f);
-    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: added, the fraction is rounded off
-    const float shifted = __builtin_fmaf(x, 1.44269504088896341f, ROUND), n = shifted - ROUND;
-    const float r = __builtin_fmaf(n, 2.12194440e-4f, __builtin_fmaf(n, -0.693359375f, x));
-    float p = 1.9875691500e-4f;
-    p = __builtin_fmaf(p, r, 1.3981999507e-3f);
-    p = __builtin_fmaf(p, r, 8.3334519073e-3f);
-    p = __builtin_fmaf(p, r, 4.1665795894e-2f);
-    p = __builtin_fmaf(p, r, 1.6666665459e-1f);
-    p = __builtin_fmaf(p, r, 5.0000001201e-1f);
-    p = __builtin_fmaf(p * r, r, r) + 1.0f;
-    uint32_t bits;
-    std::memcpy(&bits, &shifted, 4);
-    bits = (bits - 0x4b400000u + 127u) << 23;
-    float power;
-    std::memcpy(&power, &bits, 4);
-    return p * power;
-}
-
-// out = x / rms(x) * weight
-void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
-    const float scale = 1.0f / std::sqrt(dot(x, x, n) / float(n) + eps);
-    for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
-}
-
-// Coordinate i turns with coordinate i + rotary / 2 (kernels/rope.py).
-void rotate(float* head, const float* cos, const float* sin, int rotary) {
-    const int half = rotary / 2;
-    for (int i = 0; i < half; i++) {
-        const float a = head[i], b = head[i + half];
-        head[i] = a * cos[i] - b * sin[i];
-        head[i + half] = b * cos[i + half] + a * sin[i + half];
-    }
-}
 
 // What one head of one query has gathered from some of the keys: the softmax's largest score, sum and weighted values.
 struct Partial {
     float largest, sum;
     float* mixed;  // (head_dim)
 };
+
+inline V::Floats vector(const float* p) { return V::load(p); }
+inline V::Floats vector(const Bf16* p) {
+    float floats[V::width];
+    for (int i = 0; i < V::width; i++) floats[i] = load(p + i);
+    return V::load(floats);
+}
+
+// mixed (width) = shrink * mixed + sum over s of weights[s] * values[s], some coordinates at a time held in registers.
+template <class T>
+void mix(const float* weights, const T* values, int count, int width, float shrink, float* mixed) {
+    constexpr int HELD = 4;
+    int e = 0;
+    for (; e + HELD * V::width <= width; e += HELD * V::width) {
+        V::Floats sums[HELD];
+        for (int j = 0; j < HELD; j++) sums[j] = V::mul(V::splat(shrink), V::load(mixed + e + j * V::width));
+        for (int s = 0; s < count; s++)
+            for (int j = 0; j < HELD; j++)
+                sums[j] = V::fma(V::splat(weights[s]), vector(values + int64_t(s) * width + e + j * V::width), sums[j]);
+        for (int j = 0; j < HELD; j++) V::store(mixed + e + j * V::width, sums[j]);
+    }
+    for (; e < width; e++) {
+        float sum = shrink * mixed[e];
+        for (int s = 0; s < count; s++) sum = __builtin_fmaf(weights[s], load(values + int64_t(s) * width + e), sum);
+        mixed[e] = sum;
+    }
+}
 
 // Adds keys first..last-1 to the partials of the `group` queries (rows of q, head_dim apart) that share this head.
 template <class T>
@@ -142,22 +74,11 @@ void attend(const float* q, int group, const T* keys, const T* values, int width
             float sum = 0;
             for (int s = 0; s < count; s++) scores[s] = exponential(scores[s] - largest);
             for (int s = 0; s < count; s++) sum += scores[s];
-            for (int e = 0; e < width; e++) to.mixed[e] *= shrink;
-            for (int s = 0; s < count; s++) {
-                const T* value = values + (start + s) * width;
-                for (int e = 0; e < width; e++) to.mixed[e] = __builtin_fmaf(scores[s], load(value + e), to.mixed[e]);
-            }
+            mix(scores, values + start * width, count, width, shrink, to.mixed);
             to.sum = to.sum * shrink + sum;
             to.largest = largest;
         }
     }
-}
-
-struct Range {
-    int first, last;
-};
-Range share(int count, int thread, int threads) {
-    return {int(int64_t(count) * thread / threads), int(int64_t(count) * (thread + 1) / threads)};
 }
 
 // The buffers of a call, kept between calls: shared ones first, then one set for each thread.
@@ -214,14 +135,6 @@ void project_qkv(const Kernels& kernels, const DecoderLayer& l, const Activation
         if (part.first >= part.last) continue;
         kernels.product(*matrices[i], x, rows, outputs[i], matrices[i]->rows, part.first, part.last);
         add_bias(outputs[i], biases[i], matrices[i]->rows, rows, *matrices[i], part);
-    }
-}
-
-void norm_and_rotate(float* heads, int count, const float* norm, const DecoderLayer& l, const DecoderState& s, int row) {
-    for (int h = 0; h < count; h++) {
-        float* head = heads + int64_t(h) * l.head_dim;
-        if (norm) rms_norm(head, norm, l.head_dim, l.eps, head);
-        if (s.rotary) rotate(head, s.cos + int64_t(row) * s.rotary, s.sin + int64_t(row) * s.rotary, s.rotary);
     }
 }
 
@@ -349,10 +262,11 @@ void decode(const DecoderLayer& l, const DecoderState& s, float* x, int rows, in
 
 }  // namespace
 
-// x (rows, hidden) in place, rows <= PANEL: tokens that follow the `past` ones of the cache, whose room reaches past
-// past + rows; their keys and values are written there.
+// x (rows, hidden) in place: tokens that follow the `past` ones of the cache, whose room reaches to past + rows; their
+// keys and values are written there. More than PANEL rows need a head_dim that is a multiple of 16.
 EXPORT void vesalius_decoder_layer(const DecoderLayer* layer, const DecoderState* state, float* x, int rows, int threads,
                                    int isa) {
     const Kernels& found = *kernels(isa);
+    if (rows > PANEL) return decode_prompt(*layer, *state, x, rows, threads, found);
     (state->element ? decode<Bf16> : decode<float>)(*layer, *state, x, rows, threads, found);
 }

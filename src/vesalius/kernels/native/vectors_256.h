@@ -65,6 +65,7 @@ struct Vector256 {
     static Floats load_i8(const uint8_t* p) {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
     }
+    static Floats load(const float* p) { return _mm256_loadu_ps(p); }
     static void store(float* p, Floats v) { _mm256_storeu_ps(p, v); }
 };
 

@@ -64,6 +64,7 @@ struct Vector512 {
     static Floats load_i8(const uint8_t* p) {
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
     }
+    static Floats load(const float* p) { return _mm512_loadu_ps(p); }
     static void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
 };
 

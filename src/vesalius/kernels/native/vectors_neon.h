@@ -53,6 +53,7 @@ struct VectorNeon {
         int32_t bytes[4] = {int8_t(p[0]), int8_t(p[1]), int8_t(p[2]), int8_t(p[3])};
         return vcvtq_f32_s32(vld1q_s32(bytes));
     }
+    static Floats load(const float* p) { return vld1q_f32(p); }
     static void store(float* p, Floats v) { vst1q_f32(p, v); }
 };
 

@@ -71,6 +71,11 @@ struct VectorPortable {
         for (int i = 0; i < TILE; i++) out[i] = float(int8_t(p[i]));
         return out;
     }
+    static Floats load(const float* p) {
+        Floats out;
+        std::memcpy(&out, p, sizeof(out));
+        return out;
+    }
     static void store(float* p, Floats a) { std::memcpy(p, &a, sizeof(a)); }
 };
 

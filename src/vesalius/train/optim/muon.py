@@ -5,9 +5,10 @@ by an odd quintic in G (Newton-Schulz) that needs matrix products only. Weight d
 2019, arXiv:1711.05101). Scale "match_rms_adamw" gives updates the size of AdamW's, so that AdamW's rate and decay fit
 (Liu et al. 2025, arXiv:2502.16982, section 2.2); "original" is Jordan's.
 
-A stack of matrices, as experts have, is that many matrices. All of one shape run through the iteration together. It costs 5·(4n²m + 2n³) operations for an n × m matrix (n ≤
-m) whatever the batch, about (n/T)·(3.3 + 1.7·n/m) of a training step on T tokens: much where batches are small. Left
-out: plain (not Nesterov) momentum, and matrices that are split over devices.
+A stack of matrices, as experts have, is that many matrices, and all of one shape run through the iteration together.
+It costs 5·(4n²m + 2n³) operations for an n × m matrix (n ≤ m) whatever the batch, about (n/T)·(3.3 + 1.7·n/m) of a
+training step on T tokens: much where batches are small. Left out: plain (not Nesterov) momentum, and matrices that are
+split over devices.
 """
 
 import math
@@ -69,7 +70,9 @@ class Muon(Optimizer):
         super().__init__(params, defaults | {"scale": scale, "ns_steps": ns_steps, "ns_dtype": ns_dtype})
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.ndim not in (2, 3):
-                raise ValueError(f"Muon needs matrices or stacks of them, got shape {tuple(parameter.shape)}: give it to AdamW")
+                raise ValueError(
+                    f"Muon needs matrices or stacks of them, got shape {tuple(parameter.shape)}: give it to AdamW"
+                )
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]

@@ -1,0 +1,125 @@
+"""What a quantised file and its kernels cost in quality: bits per byte of one text by every way to compute the model.
+
+    python bench/quality.py [MODEL.gguf] [--text corpus:python] [--bytes 100000] [--threads N]
+
+All four read the same tokens of the first bytes of the text. "float32" is the file's weights as plain floats, through
+torch's products: what the others differ from it by is the kernels' doing (int8 activations, mostly), not the file's.
+"native" reads many tokens at once, as a prompt is read, "native, one by one" behind a cache, as an answer is written;
+each takes kernels of its own. Every way runs in a process of its own, because the kernels are chosen once a process.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vesalius.core.hardware import hardware_line
+from vesalius.data.document import Document
+from vesalius.data.documents import read_documents
+from vesalius.data.shard_writing import write_held_out
+from vesalius.data.shards import TokenShards
+from vesalius.evals.bits_per_byte import bits_per_byte
+from vesalius.hub.unpacking import unpacked
+from vesalius.infer.cache import cache_for
+from vesalius.infer.language_model import LanguageModel
+from vesalius.models.transformer import Transformer
+
+WAYS = ("float32", "torch", "native", "native, one by one")
+CONTEXT = 512
+
+
+class OneByOne(nn.Module):
+    """The model, reading one token at a time behind its cache."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """tokens, positions (B, T) -> logits (B, T, V). Where positions begin anew, so does the cache."""
+        return torch.stack([self._row(*row) for row in zip(tokens, positions, strict=True)])
+
+    def _row(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        cache = cache_for(self.model.config, capacity=len(tokens))
+        logits = []
+        for token, position in zip(tokens, positions.tolist(), strict=True):
+            if position == 0:
+                cache.truncate(0)
+            hidden = self.model.model(token.view(1, 1), cache.positions(1), cache)  # (1, 1, D)
+            logits.append(self.model.logits(hidden[0]))
+        return torch.cat(logits)  # (T, V)
+
+
+def measure(name: str, way: str, spec: str, limit: int) -> dict[str, float]:
+    """Bits per byte and loss of one way, in this process."""
+    lm = LanguageModel.load(name)
+    model: nn.Module = lm.model
+    if way == "float32":
+        model = unpacked(lm.model, torch.float32)
+    elif way == "native, one by one":
+        model = OneByOne(lm.model)
+    context = min(CONTEXT, lm.config.max_position_embeddings)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_held_out(beginning(read_documents([spec]), limit), lm.tokenizer, Path(scratch) / "shards")
+        shards = TokenShards(Path(scratch) / "shards", "validation", lm.tokenizer)
+        return bits_per_byte(model, shards, context=context, batch_rows=1)
+
+
+def beginning(documents: Iterator[Document], limit: int) -> Iterator[Document]:
+    """Documents until they have `limit` bytes; the last is cut between characters."""
+    for document in documents:
+        text = document.text.encode()[:limit].decode(errors="ignore")
+        yield Document(text, document.name, document.split_key)
+        limit -= len(document.text.encode())
+        if limit <= 0:
+            return
+
+
+def measured_apart(way: str, arguments: list[str], threads: int) -> dict[str, float]:
+    """`measure` in a process with the kernels of this way."""
+    native = "on" if way.startswith("native") else "off"
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "VESALIUS_NATIVE": native}
+    command = [sys.executable, __file__, *arguments, "--way", way]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode or done.stderr:  # a native library that cannot be built is told on stderr
+        raise RuntimeError(f"{way}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--text", default="corpus:python")
+    parser.add_argument("--bytes", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--way", choices=WAYS, help="measure this one here and print JSON")
+    options = parser.parse_args()
+    if options.way:
+        print(json.dumps(measure(options.model, options.way, options.text, options.bytes)))
+        return
+    arguments = [options.model, "--text", options.text, "--bytes", str(options.bytes)]
+    print(hardware_line())
+    exact = None
+    for way in WAYS:
+        found = measured_apart(way, arguments, options.threads)
+        perplexity = math.exp(found["loss"])
+        if exact is None:
+            exact = perplexity
+            print(f"{found['measured_bytes']} bytes, {found['measured_tokens']} tokens of {options.text}")
+        print(
+            f"{way:20s} {found['bits_per_byte']:.5f} bits per byte, perplexity {perplexity:.4f}, "
+            f"{perplexity / exact - 1:+.3%} of float32's",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
