@@ -46,7 +46,7 @@ def test_the_model_of_a_run_opens_in_transformers(tiny_run):
     model = AutoModelForCausalLM.from_pretrained(tiny_run / "model")
     tokenizer = AutoTokenizer.from_pretrained(tiny_run / "model")
     assert model.config.model_type == "qwen3"
-    assert tokenizer.decode(tokenizer.encode("def f(x):")) == "def f(x):"
+    assert tokenizer.decode(tokenizer.encode("def f(x):")) == "<|endoftext|>def f(x):"  # as in training
 
 
 def test_a_directory_in_use_is_refused_and_a_finished_run_resumes_at_once(tiny_run):
