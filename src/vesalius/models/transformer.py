@@ -64,7 +64,7 @@ class Decoder(nn.Module):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.embed_norm = stream_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(BLOCKS[config.block](config, i) for i in range(config.num_hidden_layers))
+        self.layers = Layers(BLOCKS[config.block](config, i) for i in range(config.num_hidden_layers))
         self.norm = stream_norm(config)
         self.rotary = rotary(config) if config.position == "rope" else None
         self.local_rotary = rotary(config, local=True) if self.rotary and config.rope_local_theta else None
@@ -84,9 +84,7 @@ class Decoder(nn.Module):
             mask=mask,
             cache=cache,
         )
-        for layer in self.layers:
-            x = layer(x, context)
-        return self.norm(x)
+        return self.norm(self.layers(x, context))
 
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.embed_tokens(tokens)
@@ -104,6 +102,15 @@ class Decoder(nn.Module):
             raise UserError(f"{tokens.shape[1]} tokens in a row, but the model's context is {limit}: shorten the text")
         if cache is not None and positions is None:
             raise ValueError("a cache needs absolute positions (B, T), got None: pass where the new tokens stand")
+
+
+class Layers(nn.ModuleList):
+    """The blocks one behind the other: (B, T, D) -> (B, T, D)."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        for layer in self:
+            x = layer(x, context)
+        return x
 
 
 def _angles(rotary: Rotary | None, positions: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vesalius.compress.fused_block import fuse_blocks
+from vesalius.compress.fused_layers import fuse_layers
 from vesalius.compress.quantised_linear import QuantisedEmbedding, QuantisedLinear
 from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
@@ -82,7 +82,7 @@ def build_model(
         release(tensor.blocks)
     if config.tie_word_embeddings:
         _tie(model)
-    fuse_blocks(model.eval())
+    fuse_layers(model.eval())
     return model
 
 

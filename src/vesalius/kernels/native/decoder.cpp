@@ -56,24 +56,40 @@ void mix(const float* weights, const T* values, int count, int width, float shri
     }
 }
 
+// scores[s] = scale * q . keys[s], sixteen keys at a time: their sums are added up side by side.
+template <class T>
+void score(const float* q, const T* keys, int count, int width, float scale, float* scores) {
+    int s = 0;
+    for (; s + LANES <= count && width % V::width == 0; s += LANES) {
+        float sums[LANES][V::width];
+        for (int i = 0; i < LANES; i++) {
+            V::Floats sum = V::zero();
+            const T* key = keys + int64_t(s + i) * width;
+            for (int e = 0; e < width; e += V::width) sum = V::fma(V::load(q + e), vector(key + e), sum);
+            V::store(sums[i], sum);
+        }
+        for (int half = V::width / 2; half > 0; half /= 2)
+            for (int i = 0; i < LANES; i++)
+                for (int j = 0; j < half; j++) sums[i][j] += sums[i][j + half];
+        for (int i = 0; i < LANES; i++) scores[s + i] = scale * sums[i][0];
+    }
+    for (; s < count; s++) scores[s] = scale * dot(q, keys + int64_t(s) * width, width);
+}
+
 // Adds keys first..last-1 to the partials of the `group` queries (rows of q, head_dim apart) that share this head.
 template <class T>
 void attend(const float* q, int group, const T* keys, const T* values, int width, int64_t first, int64_t last, float scale,
             Partial* partials) {
     float scores[POSITIONS];
     for (int64_t start = first; start < last; start += POSITIONS) {
-        const int count = int(std::min<int64_t>(POSITIONS, last - start));
+        const int count = int(std::min<int64_t>(POSITIONS, last - start)), whole = (count + LANES - 1) / LANES * LANES;
         for (int g = 0; g < group; g++) {
             Partial& to = partials[g];
-            float largest = to.largest;
-            for (int s = 0; s < count; s++) {
-                scores[s] = scale * dot(q + g * width, keys + (start + s) * width, width);
-                largest = std::max(largest, scores[s]);
-            }
+            score(q + g * width, keys + start * width, count, width, scale, scores);
+            for (int s = count; s < whole; s++) scores[s] = -INFINITY;
+            const float largest = largest_of(scores, whole, to.largest);
             const float shrink = to.sum > 0 ? exponential(to.largest - largest) : 0.0f;
-            float sum = 0;
-            for (int s = 0; s < count; s++) scores[s] = exponential(scores[s] - largest);
-            for (int s = 0; s < count; s++) sum += scores[s];
+            const float sum = exponentials(scores, whole, largest);
             mix(scores, values + start * width, count, width, shrink, to.mixed);
             to.sum = to.sum * shrink + sum;
             to.largest = largest;
@@ -262,11 +278,16 @@ void decode(const DecoderLayer& l, const DecoderState& s, float* x, int rows, in
 
 }  // namespace
 
-// x (rows, hidden) in place: tokens that follow the `past` ones of the cache, whose room reaches to past + rows; their
-// keys and values are written there. More than PANEL rows need a head_dim that is a multiple of 16.
-EXPORT void vesalius_decoder_layer(const DecoderLayer* layer, const DecoderState* state, float* x, int rows, int threads,
-                                   int isa) {
+// Layers one behind the other; x (rows, hidden) in place: tokens that follow the `past` ones of the cache, whose room
+// reaches to past + rows; their keys and values are written there. More than PANEL rows need a head_dim that is a multiple
+// of 16.
+EXPORT void vesalius_decoder_layers(const DecoderLayer* const* layers, const DecoderState* states, int count, float* x,
+                                    int rows, int threads, int isa) {
     const Kernels& found = *kernels(isa);
-    if (rows > PANEL) return decode_prompt(*layer, *state, x, rows, threads, found);
-    (state->element ? decode<Bf16> : decode<float>)(*layer, *state, x, rows, threads, found);
+    for (int i = 0; i < count; i++) {
+        if (rows > PANEL)
+            decode_prompt(*layers[i], states[i], x, rows, threads, found);
+        else
+            (states[i].element ? decode<Bf16> : decode<float>)(*layers[i], states[i], x, rows, threads, found);
+    }
 }

@@ -114,6 +114,25 @@ inline float exponential(float x) {
     return p * power;
 }
 
+// The largest of scores and `least`; count is a multiple of LANES. Without lanes neither this nor a sum becomes vectors.
+inline float largest_of(const float* scores, int count, float least) {
+    float lanes[LANES];
+    for (int j = 0; j < LANES; j++) lanes[j] = least;
+    for (int s = 0; s < count; s += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] = scores[s + j] > lanes[j] ? scores[s + j] : lanes[j];
+    for (int j = 0; j < LANES; j++) least = lanes[j] > least ? lanes[j] : least;
+    return least;
+}
+
+// scores -> e^(scores - largest), and their sum; count is a multiple of LANES.
+inline float exponentials(float* scores, int count, float largest) {
+    float lanes[LANES] = {};
+    for (int s = 0; s < count; s++) scores[s] = exponential(scores[s] - largest);
+    for (int s = 0; s < count; s += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] += scores[s + j];
+    return sum_of(lanes);
+}
+
 // out = x / rms(x) * weight
 inline void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
     const float scale = 1.0f / std::sqrt(dot(x, x, n) / float(n) + eps);

@@ -95,25 +95,17 @@ const float* rows_of(const Bf16* values, int count, int E, float* room) {
 void soften(float* scores, int first, int last, float* mixed, int E, float& largest, float& sum) {
     for (int s = 0; s < first; s++) scores[s] = -INFINITY;
     for (int s = last; s < KEYS; s++) scores[s] = -INFINITY;
-    float lanes[LANES];  // without them neither the maximum nor the sum becomes vectors
-    std::memcpy(lanes, scores, sizeof(lanes));
-    for (int s = LANES; s < KEYS; s += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = scores[s + j] > lanes[j] ? scores[s + j] : lanes[j];
-    float most = largest;
-    for (int j = 0; j < LANES; j++) most = lanes[j] > most ? lanes[j] : most;
-    for (int s = 0; s < KEYS; s++) scores[s] = exponential(scores[s] - most);
+    const float most = largest_of(scores, KEYS, largest);
+    float added = exponentials(scores, KEYS, most);  // e^-87 where there is no key
     for (int s = 0; s < first; s++) scores[s] = 0;
     for (int s = last; s < KEYS; s++) scores[s] = 0;
-    std::memset(lanes, 0, sizeof(lanes));
-    for (int s = 0; s < KEYS; s += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] += scores[s + j];
     if (most != largest) {
         const float shrink = sum > 0 ? exponential(largest - most) : 0.0f;
         for (int e = 0; e < E; e++) mixed[e] *= shrink;
         sum *= shrink;
         largest = most;
     }
-    sum += sum_of(lanes);
+    sum += added;
 }
 
 // Attention of rows first..last-1 for the heads that share key head `kv`: q (rows, heads * E) before its norm and

@@ -60,7 +60,7 @@ _SIGNATURES: Mapping[str, tuple[type, ...]] = {
     "vesalius_dequantise": (_MATRIX, _INT, _INT, _POINTER, _INT),
     "vesalius_gather": (_MATRIX, _POINTER, _LONG, _POINTER, _INT),
     "vesalius_product": (_MATRIX, _POINTER, _LONG, _LONG, _POINTER, _LONG, _INT, _INT),
-    "vesalius_decoder_layer": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT),
+    "vesalius_decoder_layers": (_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _INT),
     "vesalius_product_top": (_MATRIX, _POINTER, _LONG, _INT, _INT, _POINTER, _POINTER, _INT, _INT),
 }
 

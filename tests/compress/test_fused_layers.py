@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vesalius.compress.fused_block import FusedBlock, fuse_blocks
+from vesalius.compress.fused_layers import fuse_layers
 from vesalius.compress.quantised_linear import install_blocks
 from vesalius.infer.cache import DenseCache
 from vesalius.kernels.block_formats import BlockTensor
@@ -87,7 +87,7 @@ def assert_as_exact(ours, plain, exact):
 def test_a_fused_step_equals_the_plain_one(name, threads):
     config = replace(TINY, **SHAPES[name])
     plain, fused = quantised(config), quantised(config)
-    assert fuse_blocks(fused) == 2
+    assert fuse_layers(fused) == 2
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -101,7 +101,7 @@ def test_a_fused_step_equals_the_plain_one(name, threads):
 @pytest.mark.parametrize("form", ["q4_0", "q8_0"])
 def test_other_formats(form):
     plain, fused = quantised(TINY, form), quantised(TINY, form)
-    fuse_blocks(fused)
+    fuse_layers(fused)
     chunks = [5, *[1] * 20]
     exact = hidden_states(in_float(TINY, form), chunks)
     assert_as_exact(hidden_states(fused, chunks), hidden_states(plain, chunks), exact)
@@ -110,7 +110,7 @@ def test_other_formats(form):
 def test_a_cache_in_bfloat16():
     model = quantised(TINY)
     truth = hidden_states(model, [5, *[1] * 20])
-    fuse_blocks(model)
+    fuse_layers(model)
     assert relative_error(hidden_states(model, [5, *[1] * 20], torch.bfloat16), truth) < 2e-2
 
 
@@ -120,7 +120,7 @@ def test_a_prompt_in_pieces(head_dim, threads):
     changes = {"num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 50 if head_dim == 48 else 0}
     config = replace(TINY, head_dim=head_dim, qk_norm="head", **changes)
     plain, fused = quantised(config), quantised(config)
-    fuse_blocks(fused)
+    fuse_layers(fused)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -135,21 +135,32 @@ def test_a_long_context_is_shared_between_threads():
     config = replace(TINY, max_position_embeddings=600)
     model = quantised(config)
     truth = hidden_states(model, [500, 1, 1])
-    fuse_blocks(model)
+    fuse_layers(model)
     assert_as_exact(hidden_states(model, [500, 1, 1]), truth, hidden_states(in_float(config), [500, 1, 1]))
 
 
 def test_names_and_weights_stay():
     plain, fused = quantised(TINY), quantised(TINY)
-    fuse_blocks(fused)
+    fuse_layers(fused)
     assert fused.state_dict().keys() == plain.state_dict().keys()
     assert [name for name, _ in fused.named_modules()] == [name for name, _ in plain.named_modules()]
+
+
+def test_a_hook_on_one_layer_leaves_the_others_fused():
+    model, plain = quantised(TINY), quantised(TINY)
+    fuse_layers(model)
+    heard = []
+    for chosen in (model, plain):
+        chosen.model.layers[1].register_forward_hook(lambda _, inputs, output: heard.append(output))
+        hidden_states(chosen, [4, 1])
+    for ours, truth in zip(heard[:2], heard[2:], strict=True):
+        assert relative_error(ours, truth) < 5e-3
 
 
 @pytest.mark.parametrize("part", ["self_attn", "mlp.up_proj", "input_layernorm", "self_attn.q_norm"])
 def test_who_listens_to_a_part_hears_it(part):
     model = quantised(TINY)
-    fuse_blocks(model)
+    fuse_layers(model)
     heard = []
     model.model.layers[1].get_submodule(part).register_forward_hook(lambda *_: heard.append(part))
     hidden_states(model, [1, 1, 1])
@@ -158,10 +169,9 @@ def test_who_listens_to_a_part_hears_it(part):
 
 def test_a_part_that_is_replaced_is_used():
     model = quantised(TINY)
-    fuse_blocks(model)
+    fuse_layers(model)
     before = hidden_states(model, [3, 1])
     block = model.model.layers[0]
-    assert isinstance(block, FusedBlock)
     block.mlp.down_proj = nn.Linear(TINY.intermediate_size, TINY.hidden_size)
     assert relative_error(hidden_states(model, [3, 1]), before) > 0.1
 
@@ -181,8 +191,8 @@ def test_a_part_that_is_replaced_is_used():
     ids=str,
 )
 def test_what_the_native_layer_cannot_say_is_left_alone(changes):
-    assert fuse_blocks(quantised(replace(TINY, **changes))) == 0
+    assert fuse_layers(quantised(replace(TINY, **changes))) == 0
 
 
 def test_float_weights_are_left_alone():
-    assert fuse_blocks(Transformer(TINY).eval()) == 0
+    assert fuse_layers(Transformer(TINY).eval()) == 0

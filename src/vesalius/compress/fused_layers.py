@@ -1,0 +1,196 @@
+"""Layers of a quantised model as native calls (kernels/native/decoder.cpp and decoder_prompt.cpp).
+
+A step of a small model is hundreds of operations on a few hundred numbers, and calling them from Python takes longer
+than computing them; a prompt spends as long on what stands between its products as on them. `fuse_layers` gives the
+model's layers another way through them: for new tokens of one sequence, over a cache that shares its buffers, all
+neighbouring layers that the native side can say are one call. In every other case, and for a layer of which somebody
+listens to a part or has replaced one, the blocks run as they were built. Same modules, same names, same weights.
+
+Left out: batches of several sequences, and the parts that decoder.cpp names.
+"""
+
+import ctypes
+import math
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vesalius.compress.quantised_linear import QuantisedLinear
+from vesalius.kernels.native.interface import (
+    DecoderLayerStruct,
+    DecoderStateStruct,
+    functions,
+    threads,
+)
+from vesalius.models.attention import Attention, Context, Room
+from vesalius.models.blocks import PreNorm
+from vesalius.models.layers import ACTIVATIONS, GatedMLP, RMSNorm
+from vesalius.models.transformer import Layers, Transformer
+
+PANEL = 8
+"""New tokens that decoder.cpp takes at most (quantised.h); decoder_prompt.cpp takes any number."""
+
+WIDEST = 16
+"""What the width of a head must be a multiple of for decoder_prompt.cpp."""
+
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+"""What a cache may hold, by the numbers of decoder.cpp."""
+
+MATRICES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
+MATRICES |= {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
+QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+
+
+def fuse_layers(model: Transformer) -> int:
+    """Fuses every layer that can be, in place, and returns how many; 0 without the native library."""
+    native = {i: NativeLayer(block) for i, block in enumerate(model.model.layers) if is_fusable(block)}
+    if native:
+        model.model.layers = FusedLayers(model.model.layers, native)
+    return len(native)
+
+
+def is_fusable(block: nn.Module) -> bool:
+    """Whether the native side computes what this block does. Matrices lie in tiles only where there is one."""
+    if type(block) is not PreNorm or type(block.self_attn) is not Attention or type(block.mlp) is not GatedMLP:
+        return False
+    attention, mlp = block.self_attn, block.mlp
+    layers = [block.get_submodule(name) for name in MATRICES.values()]
+    if any(type(layer) is not QuantisedLinear or layer.matrix.tiles is None for layer in layers):
+        return False
+    norms = [block.get_submodule(name) for name in NORMS.values()]
+    qk_norms = [block.get_submodule(name) for name in QK_NORMS.values()]
+    plain_norms = all(type(norm) is RMSNorm for norm in norms)
+    plain_qk = all(type(norm) is nn.Identity for norm in qk_norms)
+    head_qk = all(type(norm) is RMSNorm for norm in qk_norms) and not attention.norms_all_heads
+    plain_mlp = mlp.act is ACTIVATIONS["silu"] and all(
+        mlp.get_submodule(n).bias is None for n in ("gate_proj", "up_proj")
+    )
+    whole_groups = all(layer.in_features % 32 == 0 for layer in cast(list[QuantisedLinear], layers))
+    plain_scores = attention.sinks is None and not attention.rule.softcap
+    return (
+        plain_norms
+        and (plain_qk or head_qk)
+        and plain_mlp
+        and mlp.down_proj.bias is None
+        and whole_groups
+        and plain_scores
+        and not block.dropout.p
+    )
+
+
+class NativeLayer:
+    """What the native side reads of a block, and the parts that it stands for."""
+
+    def __init__(self, block: nn.Module) -> None:
+        names = ("self_attn", "mlp", *MATRICES.values(), *NORMS.values(), *QK_NORMS.values())
+        parents = [(block.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+        self._parts = [(parent._modules, name, parent.get_submodule(name)) for parent, name in parents]
+        self._block = block
+        self.attention = cast(Attention, block.self_attn)
+        self.takes_prompts = self.attention.head_dim % WIDEST == 0
+        self.struct = _struct(block, self.attention)
+
+    def is_untouched(self, block: nn.Module) -> bool:
+        """Whether this is the block, with every part that was there, and nobody listens to any."""
+        if block is not self._block or block._forward_hooks or block._forward_pre_hooks:
+            return False
+        for siblings, name, part in self._parts:
+            if siblings[name] is not part or part._forward_hooks or part._forward_pre_hooks:
+                return False
+        return True
+
+    def state(self, context: Context, room: Room) -> DecoderStateStruct:
+        """Where this layer's keys and values go, and the angles that it turns by."""
+        state = DecoderStateStruct(
+            keys=room.keys.data_ptr(),
+            values=room.values.data_ptr(),
+            capacity=room.keys.shape[2],
+            past=room.past,
+            element=ELEMENTS[room.keys.dtype],
+        )
+        rope = context.local_rope if self.attention.local and context.local_rope is not None else context.rope
+        if rope is not None and self.attention.turns:
+            cos, sin = rope  # (1, 1, T, size)
+            state.cos, state.sin, state.rotary = cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
+        return state
+
+
+class FusedLayers(Layers):
+    """The layers it is made from, which it shares everything with, and the native way through them."""
+
+    def __init__(self, layers: Layers, native: dict[int, NativeLayer]) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(layers.__dict__)
+        self._native = native
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        plain = len(x) > 1 or x.dtype != torch.float32 or context.slopes is not None or torch.is_grad_enabled()
+        if context.cache is None or plain:
+            return super().forward(x, context)
+        blocks, place = list(self), 0
+        while place < len(blocks):
+            run = self._run_from(place, blocks, x.shape[1])
+            rooms = [context.cache.room(layer.attention.layer, x.shape[1]) for layer in run]
+            if run and rooms[0] is not None:
+                x = _decode(x, context, run, cast(list[Room], rooms))
+                place += len(run)
+            else:
+                x = blocks[place](x, context)
+                place += 1
+        return x
+
+    def _run_from(self, place: int, blocks: list[nn.Module], tokens: int) -> list[NativeLayer]:
+        """The native layers from `place` on, up to the first block that has to run as it was built."""
+        run: list[NativeLayer] = []
+        for i in range(place, len(blocks)):
+            layer = self._native.get(i)
+            if layer is None or not (tokens <= PANEL or layer.takes_prompts) or not layer.is_untouched(blocks[i]):
+                break
+            run.append(layer)
+        return run
+
+
+def _decode(x: Tensor, context: Context, layers: list[NativeLayer], rooms: list[Room]) -> Tensor:
+    context = replace(context, rope=_contiguous(context.rope), local_rope=_contiguous(context.local_rope))
+    out, count = x.clone(memory_format=torch.contiguous_format), len(layers)
+    structs = (ctypes.c_void_p * count)(*(ctypes.addressof(layer.struct) for layer in layers))
+    states = (DecoderStateStruct * count)(
+        *(layer.state(context, room) for layer, room in zip(layers, rooms, strict=True))
+    )
+    functions().vesalius_decoder_layers(structs, states, count, out.data_ptr(), x.shape[1], threads(), 0)
+    return out
+
+
+def _contiguous(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    return rope and (rope[0].contiguous(), rope[1].contiguous())
+
+
+def _struct(block: nn.Module, attention: Attention) -> DecoderLayerStruct:
+    """Its addresses hold as long as the parts of the block do."""
+    rule = attention.rule
+    layers = {name: cast(QuantisedLinear, block.get_submodule(path)) for name, path in MATRICES.items()}
+    norms = {name: block.get_submodule(path) for name, path in (NORMS | QK_NORMS).items()}
+    struct = DecoderLayerStruct(
+        hidden=layers["q"].in_features,
+        heads=layers["q"].out_features // attention.head_dim,
+        kv_heads=layers["k"].out_features // attention.head_dim,
+        head_dim=attention.head_dim,
+        intermediate=layers["gate"].out_features,
+        window=rule.window,
+        eps=cast(RMSNorm, norms["input_norm"]).eps,
+        scale=rule.scale or 1 / math.sqrt(attention.head_dim),
+        residual=cast(PreNorm, block).residual_multiplier,
+    )
+    for name, layer in layers.items():
+        setattr(struct, name, layer.matrix.struct())
+    for name in ("q", "k", "v", "o"):
+        if (bias := layers[name].bias) is not None:
+            setattr(struct, f"{name}_bias", bias.data_ptr())
+    for name, norm in norms.items():
+        if isinstance(norm, RMSNorm):
+            setattr(struct, name, norm.weight.data_ptr())
+    return struct
