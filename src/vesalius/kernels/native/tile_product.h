@@ -130,10 +130,19 @@ void tile_product(const uint8_t* codes, const uint8_t* scales, int64_t groups, c
             if constexpr (T.layout == ScaleLayout::SUB32) scale = V::mul(d, V::load_u8(sub + lane));
             if constexpr (T.layout == ScaleLayout::SUB16) scale = V::mul(d, V::load_i8(sub + lane));
             integer_products<V, F, R, 0, 4>(lines, group, products);
-            add_half(0, scale);
-            if constexpr (T.layout == ScaleLayout::SUB16) scale = V::mul(d, V::load_i8(sub + sub_bytes(T) / 2 + lane));
-            integer_products<V, F, R, 4, 8>(lines, group, products);
-            add_half(1, scale);
+            if constexpr (T.layout == ScaleLayout::SUB16) {
+                add_half(0, scale);
+                integer_products<V, F, R, 4, 8>(lines, group, products);
+                add_half(1, V::mul(d, V::load_i8(sub + sub_bytes(T) / 2 + lane)));
+            } else {  // both halves have one weight scale: a product less
+                typename V::Floats both[R];
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) both[r] = V::mul(V::floats(products[r]), V::splat(group[r].scale[0]));
+                integer_products<V, F, R, 4, 8>(lines, group, products);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++)
+                    y[r] = V::fma(V::fma(V::floats(products[r]), V::splat(group[r].scale[1]), both[r]), scale, y[r]);
+            }
             if constexpr (T.minimum && T.layout == ScaleLayout::SUB16) {
                 const uint8_t* minima = sub + TILE + lane;
                 take_minimum(V::mul(m, V::load_u8(minima)), [](auto& a) { return a.scale[0] * float(a.sum[0]); });
@@ -211,7 +220,7 @@ inline int32_t quantise_half(const float* x, int8_t* out, float& scale) {
         values[i] -= 0x4b400000;
     }
     for (int i = 0; i < GROUP / 2; i++) out[i] = int8_t(values[i]);
-    for (int i = 0; i < GROUP / 2; i++) sum += out[i];
+    for (int i = 0; i < GROUP / 2; i++) sum += int8_t(values[i]);  // reading `out` again would not become vectors
     scale = magnitude / 127.0f;
     return sum;
 }
