@@ -1,8 +1,7 @@
 """torch.compile, where the time that is left pays it back.
 
-Compiling fuses a model's small operations with its loss. Measured on 2 CPU cores with the 5.8M-parameter Llama shape:
-half a minute to compile, then steps 7 % shorter in float32 and no shorter in bfloat16 (bench/RESULTS.md). So a run of a
-few minutes is better off without it.
+Compiling fuses a model's small operations. On CPU cores it takes half a minute, and then shortens the steps of a small
+model by 8 to 15 % (bench/RESULTS.md). So a run of a few minutes is better off without it.
 """
 
 import time

@@ -158,12 +158,13 @@ void attend_block(const DecoderLayer& l, const DecoderState& s, float* q, int kv
         }
 }
 
-// Tiles that stay in the second cache while all rows pass, few enough for every thread to get several; even, so that a
-// block is whole groups of the next product's activations.
-int tiles_of_block(const PackedMatrix& m, int threads) {
+// Into how many blocks of tiles a matrix is cut: each stays in the second cache while all rows pass, and every thread
+// gets as many as the others.
+int blocks_of(const PackedMatrix& m, int threads) {
     const FormatTraits t = TRAITS[m.format];
-    const int64_t bytes = code_bytes_of_tile(t, groups(m)) + scale_bytes_of_tile(t, groups(m));
-    return int(std::max<int64_t>(2, std::min<int64_t>(L2_SHARE / bytes, tiles(m) / (4 * threads)) / 2 * 2));
+    const int64_t bytes = tiles(m) * (code_bytes_of_tile(t, groups(m)) + scale_bytes_of_tile(t, groups(m)));
+    const int each = int(std::max<int64_t>(2, (bytes + L2_SHARE * threads - 1) / (L2_SHARE * threads)));
+    return each * threads;
 }
 
 // Groups of the rows of a panel begin at its first row; its rows lie interleaved.
@@ -211,42 +212,46 @@ void norm_rows(const Panels& panels, const DecoderLayer& l, const float* x, cons
 // x += residual * (matrix times in + bias), block by block; y is room for the product.
 void add_product(const Panels& panels, const DecoderLayer& l, const PackedMatrix& m, const float* bias,
                  const ActivationGroup* in, float* y, float* x) {
-    const int block = tiles_of_block(m, omp_get_num_threads());
+    const int blocks = blocks_of(m, omp_get_num_threads());
 #pragma omp for schedule(dynamic)
-    for (int first = 0; first < tiles(m); first += block) {
-        const int last = std::min(tiles(m), first + block), end = std::min(m.rows, last * TILE);
+    for (int i = 0; i < blocks; i++) {
+        const auto [first, last] = share(tiles(m), i, blocks);
+        const int end = std::min(m.rows, last * TILE);
         panels.multiply(m, in, y, first, last);
         for (int64_t row = 0; row < panels.rows; row++)
-            for (int i = first * TILE; i < end; i++) {
-                const float value = y[row * m.rows + i] + (bias ? bias[i] : 0.0f);
-                x[row * l.hidden + i] = __builtin_fmaf(l.residual, value, x[row * l.hidden + i]);
+            for (int c = first * TILE; c < end; c++) {
+                const float value = y[row * m.rows + c] + (bias ? bias[c] : 0.0f);
+                x[row * l.hidden + c] = __builtin_fmaf(l.residual, value, x[row * l.hidden + c]);
             }
     }
 }
 
 void project(const Panels& panels, const PackedMatrix& m, const float* bias, const ActivationGroup* in, float* y) {
-    const int block = tiles_of_block(m, omp_get_num_threads());
+    const int blocks = blocks_of(m, omp_get_num_threads());
 #pragma omp for schedule(dynamic) nowait
-    for (int first = 0; first < tiles(m); first += block) {
-        const int last = std::min(tiles(m), first + block), end = std::min(m.rows, last * TILE);
+    for (int i = 0; i < blocks; i++) {
+        const auto [first, last] = share(tiles(m), i, blocks);
+        const int end = std::min(m.rows, last * TILE);
         panels.multiply(m, in, y, first, last);
         for (int64_t row = 0; bias && row < panels.rows; row++)
-            for (int i = first * TILE; i < end; i++) y[row * m.rows + i] += bias[i];
+            for (int c = first * TILE; c < end; c++) y[row * m.rows + c] += bias[c];
     }
 }
 
 // silu(gate) * up, quantised for the product that follows.
 void gated(const Panels& panels, const DecoderLayer& l, const ActivationGroup* in, float* gate, float* up,
            ActivationGroup* out) {
-    const int block = tiles_of_block(l.gate, omp_get_num_threads()), width = l.intermediate;
+    const int blocks = blocks_of(l.gate, omp_get_num_threads()), width = l.intermediate;
 #pragma omp for schedule(dynamic)
-    for (int first = 0; first < tiles(l.gate); first += block) {
-        const int last = std::min(tiles(l.gate), first + block), begin = first * TILE, end = std::min(width, last * TILE);
+    for (int i = 0; i < blocks; i++) {
+        const Range part = share(width / GROUP, i, blocks);  // whole groups of the next product's activations
+        const int begin = part.first * GROUP, end = part.last * GROUP, first = begin / TILE, last = end / TILE;
+        if (begin == end) continue;
         panels.multiply(l.gate, in, gate, first, last);
         panels.multiply(l.up, in, up, first, last);
         for (int row = 0; row < panels.rows; row++) {
             float *g = gate + int64_t(row) * width, *u = up + int64_t(row) * width;
-            for (int i = begin; i < end; i++) g[i] = g[i] / (1.0f + exponential(-g[i])) * u[i];
+            for (int c = begin; c < end; c++) g[c] = g[c] / (1.0f + exponential(-g[c])) * u[c];
             panels.quantise(g, row, begin, end - begin, width, out);
         }
     }
