@@ -33,7 +33,7 @@ from vesalius.tokenizers.gguf_tokenizer_keys import (
     UNUSED,
     USER_DEFINED,
 )
-from vesalius.tokenizers.sentencepiece_like import merges_of, sentencepiece_unigram
+from vesalius.tokenizers.sentencepiece_like import OUTER_BLANKS, merges_of, sentencepiece_unigram
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 UNREACHABLE_SCORE = -1e4
@@ -191,7 +191,7 @@ def _unigram(tokenizer: Tokenizer, model: Mapping[str, Any], tokens: Sequence[st
     charsmap = base64.b64decode(
         next((step["precompiled_charsmap"] for step in meant if step["type"] == "Precompiled"), "")
     )
-    single_spaces = any(step["type"] == "Strip" for step in meant)
+    single_spaces = any(step.get("pattern") == {"Regex": OUTER_BLANKS} for step in meant)
     space_prefix = _space_prefix(tokenizer)
     told = sentencepiece_unigram(
         [("", 0.0)],

@@ -87,6 +87,9 @@ def merges_of(tokens: Sequence[str], scores: Sequence[float], never_made: Collec
     return [(left, right) for *_, left, right in found]
 
 
+OUTER_BLANKS = r"\A +| +\z"
+
+
 def _normalizer(charsmap: bytes, single_spaces: bool, space_prefix: bool) -> normalizers.Normalizer:
     rules: list[normalizers.Normalizer] = []
     try:
@@ -95,7 +98,8 @@ def _normalizer(charsmap: bytes, single_spaces: bool, space_prefix: bool) -> nor
         raise UserError(
             f"SentencePiece's rules of normalisation cannot be read ({error}): get the file again"
         ) from error
-    rules += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")] if single_spaces else []
+    if single_spaces:  # of blanks alone: the library's Strip takes all that Unicode calls white space
+        rules += [normalizers.Replace(Regex(OUTER_BLANKS), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     rules += [normalizers.Prepend(BLANK)] if space_prefix else []
     return normalizers.Sequence([*rules, normalizers.Replace(" ", BLANK)])
 
