@@ -11,6 +11,7 @@ from vesalius.core.errors import UserError, VesaliusError
 from vesalius.infer.engine import Engine, placement
 from vesalius.infer.params import SamplingParams
 from vesalius.models.config import ModelConfig
+from vesalius.models.config_sections import RopeScaling
 from vesalius.models.families import read_config
 from vesalius.models.transformer import Transformer
 
@@ -254,3 +255,20 @@ def test_a_model_that_would_drop_out_is_refused(model):
     training = Transformer(replace(model.config, dropout=0.1)).train()
     with pytest.raises(ValueError, match="eval"):
         next(Engine(training).stream(PROMPT, SamplingParams()))
+
+
+def test_a_text_that_outgrows_its_frequencies_is_read_again():
+    factors = tuple(1.0 + 3 * i for i in range(4))
+    scaling = RopeScaling(
+        kind="longrope", original_max_position_embeddings=16, short_factor=(1.0,) * 4, long_factor=factors
+    )
+    model = Transformer(ModelConfig.from_dict(SIZES | {"rope_scaling": scaling})).eval()
+    tokens = list(PROMPT)
+    for _ in range(20):  # without a cache, each step turns the whole text as its length asks
+        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+    assert ids(model, max_tokens=20) == tokens[len(PROMPT) :]
+    engine = Engine(model)
+    long = engine.start(tokens, SamplingParams(max_tokens=1))
+    engine.step(long)
+    short = engine.start(PROMPT, SamplingParams(max_tokens=3), reuse=long)
+    assert [engine.step(short).id for _ in range(3)] == tokens[len(PROMPT) :][:3]

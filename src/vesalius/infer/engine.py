@@ -19,6 +19,7 @@ from vesalius.infer.cache import DenseCache, cache_for
 from vesalius.infer.params import SamplingParams
 from vesalius.infer.sampling import Adjuster, sample
 from vesalius.infer.step import FinishReason, Step
+from vesalius.models.positions import reread_at
 from vesalius.models.transformer import Transformer
 
 __all__ = ["Engine", "FinishReason", "Sequence", "Step", "Steps", "placement"]
@@ -46,7 +47,8 @@ class Sequence:
     @property
     def unread(self) -> list[int]:
         """The tokens that the cache does not hold yet."""
-        return self.ids[-1:] or self.prompt[self.cache.length :]
+        written = self.cache.length - len(self.prompt)
+        return self.ids[written:] if written >= 0 else self.prompt[written:] + self.ids
 
     def add(self, token: int) -> None:
         """Writes one more token."""
@@ -87,7 +89,7 @@ class Engine:
         limit = min(params.max_tokens, config.max_position_embeddings - len(ids))
         adjust = Adjuster(params, config.vocab_size, prompt_tokens=len(ids), eos_ids=self.eos_ids, device=device)
         room = torch.tensor(ids + [0] * limit, device=device) if adjust.active else None
-        if reuse is None:
+        if reuse is None or reread_at(config):  # keys beyond that length are turned by other frequencies
             cache = cache_for(config, capacity=len(ids) + min(limit, 256), dtype=dtype, device=device)
         else:
             cache = _common_beginning(reuse, ids)
@@ -110,6 +112,7 @@ class Engine:
         """
         if sequence.over:
             raise ValueError("this sequence's cache went to a later one: start another, or do not reuse it")
+        self._forget_where_frequencies_change(sequence.cache, len(sequence.prompt) + len(sequence.ids))
         unread = torch.tensor([sequence.unread], device=sequence.generator.device)  # (1, T)
         logits = self._read(unread, sequence.cache)[0]  # (V,)
         logprobs = logits.log_softmax(-1)
@@ -140,7 +143,13 @@ class Engine:
             if search.done:
                 return search.finished
             sequence.cache.reorder(rows)
-            logits = self._read(search.ids[:, -1:], sequence.cache)
+            self._forget_where_frequencies_change(sequence.cache, search.ids.shape[1])
+            logits = self._read(search.ids[:, sequence.cache.length :], sequence.cache)
+
+    def _forget_where_frequencies_change(self, cache: DenseCache, length: int) -> None:
+        """Empties the cache where a text of this length is turned otherwise than what the cache holds (LongRoPE)."""
+        if cache.length < reread_at(self.model.config) <= length:
+            cache.truncate(0)
 
     def _read(self, tokens: Tensor, cache: DenseCache) -> Tensor:
         """tokens (B, T) -> logits (B, V) after the last of them."""
