@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -262,3 +264,14 @@ def test_end_tokens_that_only_the_checkpoint_names_end_an_answer(lm, tmp_path):
     path = tmp_path / "model" / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": end}))
     assert LanguageModel.load(tmp_path / "model").generate("ab").finish_reason == "stop"
+
+
+def test_opening_a_model_does_not_load_torchs_compiler():
+    """It takes 90 MB and most of a second, and a chat has no use for it."""
+    told = subprocess.run(
+        [sys.executable, "-c", "import sys, vesalius.infer.language_model; print('torch._dynamo' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "False"

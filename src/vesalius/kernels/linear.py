@@ -69,6 +69,9 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 IMPLS = {"reference": reference, "onednn": onednn}
 
+AMD = cpu_vendor() == "AuthenticAMD"
+"""A constant, which compilers read as one: torch's way to tell them that a call's result is one imports 90 MB."""
+
 ROWS = 64
 """From so many rows on a product is bound by arithmetic, where the two libraries differ."""
 
@@ -77,12 +80,7 @@ def _best(x: Tensor) -> str:
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return "reference"
     many = x.dim() > 1 and x.shape[:-1].numel() >= ROWS
-    return "onednn" if many and _onednn_is_faster() else "reference"
-
-
-@torch.compiler.assume_constant_result
-def _onednn_is_faster() -> bool:
-    return cpu_vendor() == "AuthenticAMD" and torch.backends.mkldnn.is_available()
+    return "onednn" if many and AMD and torch.backends.mkldnn.is_available() else "reference"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, impl: str | None = None) -> Tensor:
