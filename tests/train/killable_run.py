@@ -39,7 +39,7 @@ BUDGETS = {"steps": {"steps": STEPS}, "tokens": {"tokens": STEPS * ROWS * CONTEX
 class Bytes:
     """A tokenizer whose tokens are bytes, and 256 the boundary."""
 
-    bos_id, vocab_size, fingerprint = 256, 257, "bytes"
+    document_boundary, vocab_size, fingerprint = 256, 257, "bytes"
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
