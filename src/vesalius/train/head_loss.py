@@ -68,7 +68,7 @@ class _HeadLoss(torch.autograd.Function):
             loss, plain = loss + part_loss, plain + part_plain
             gradient = (gradient if slope is None else gradient.mul_(slope)).to(x.dtype)
             if grad_x is not None:
-                grad_x[part] = gradient @ matrix if x.dtype != torch.float32 else linear(gradient, matrix.T)
+                grad_x[part] = linear(gradient, matrix.T)
             if grad_weight is not None:
                 _accumulate(grad_weight, gradient, x[part])
         ctx.save_for_backward(grad_x, grad_weight)
