@@ -7,7 +7,7 @@ model lives asks a parameter that every model has, or a layer's `device` and `dt
 `dequantise()`. Left out: quantising with data (see later stages) and other devices than the CPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -115,26 +115,30 @@ class QuantisedEmbedding(QuantisedModule):
         return self.matrix.gather(ids)
 
 
-def install_blocks(model: nn.Module, weights: Mapping[str, BlockTensor]) -> None:
+def install_blocks(
+    model: nn.Module, weights: Mapping[str, BlockTensor], release: Callable[[Tensor], None] = lambda _: None
+) -> None:
     """Replaces the linear and embedding layers whose weights are named as in the model's state_dict by quantised ones.
 
-    A BlockTensor that stands under two names (a tied output head) is packed once and shared. UserError where a name is
+    A BlockTensor that stands under two names (a tied output head) is packed once and shared; `release` is called with
+    blocks that have been packed. UserError where a name is
     not the weight of a linear or embedding layer, or the shape is another; the model is untouched then.
     """
-    found = {name: _layer(model, name, blocks) for name, blocks in weights.items()}
+    layers = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    found = {name: _layer(layers, name, blocks) for name, blocks in weights.items()}
     packed: dict[int, PackedMatrix] = {}
     for name, layer in found.items():
         blocks = weights[name]
         if id(blocks) not in packed:
             packed[id(blocks)] = pack(blocks)
+            release(blocks.blocks)
         matrix = packed[id(blocks)]
         new = QuantisedLinear(matrix, layer.bias) if isinstance(layer, nn.Linear) else QuantisedEmbedding(matrix)
         model.set_submodule(name.removesuffix(".weight"), new.train(layer.training))
 
 
-def _layer(model: nn.Module, name: str, blocks: BlockTensor) -> nn.Linear | nn.Embedding:
+def _layer(layers: Mapping[str, nn.Linear | nn.Embedding], name: str, blocks: BlockTensor) -> nn.Linear | nn.Embedding:
     """The layer whose weight has this name and shape."""
-    layers = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
     if name not in layers:
         raise UserError(f"{name!r} is not the weight of a linear or embedding layer, {nearest(name, layers)}")
     layer = layers[name]

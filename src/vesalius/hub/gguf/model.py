@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vesalius.compress.fused_layers import fuse_layers
-from vesalius.compress.quantised_linear import QuantisedEmbedding, QuantisedLinear
+from vesalius.compress.quantised_linear import QuantisedEmbedding, QuantisedLinear, install_blocks
 from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
 from vesalius.hub.gguf.names import to_ours
@@ -77,9 +77,7 @@ def build_model(
         if name not in blocks
     }
     model.load_state_dict(plain, strict=False, assign=True)
-    for name, tensor in blocks.items():
-        _install(model, name.removesuffix(".weight"), tensor)
-        release(tensor.blocks)
+    install_blocks(model, blocks, release)
     if config.tie_word_embeddings:
         _tie(model)
     fuse_layers(model.eval())
@@ -89,17 +87,6 @@ def build_model(
 def is_quantised(tensor: BlockTensor) -> bool:
     """Whether several numbers share a block."""
     return FORMATS[tensor.format].block_size > 1
-
-
-def _install(model: Transformer, path: str, tensor: BlockTensor) -> None:
-    """Puts a quantised matrix in the place of a layer, whose bias is loaded already."""
-    layer = model.get_submodule(path)
-    if isinstance(layer, nn.Linear):
-        model.set_submodule(path, QuantisedLinear.from_blocks(tensor, layer.bias))
-    elif isinstance(layer, nn.Embedding):
-        model.set_submodule(path, QuantisedEmbedding.from_blocks(tensor))
-    else:
-        raise UserError(f"{path} is stored as {tensor.format}, expected f32, f16 or bf16: the file is damaged")
 
 
 def _tie(model: Transformer) -> None:
