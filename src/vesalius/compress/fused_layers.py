@@ -106,12 +106,13 @@ class NativeLayer:
 
     def state(self, context: Context, room: Room) -> DecoderStateStruct:
         """Where this layer's keys and values go, and the angles that it turns by."""
+        keys, values = room.pages.keys, cast(Tensor, room.pages.values)
         state = DecoderStateStruct(
-            keys=room.keys.data_ptr(),
-            values=room.values.data_ptr(),
-            capacity=room.keys.shape[2],
-            past=room.past,
-            element=ELEMENTS[room.keys.dtype],
+            keys=keys.data_ptr(),
+            values=values.data_ptr(),
+            capacity=keys.shape[2],
+            past=room.segments.pasts[0],
+            element=ELEMENTS[keys.dtype],
         )
         rope = context.local_rope if self.attention.local and context.local_rope is not None else context.rope
         if rope is not None and self.attention.turns:

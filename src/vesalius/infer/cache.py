@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vesalius.core.errors import UserError
 from vesalius.kernels.attention import PLAIN, AttentionRule, attention
+from vesalius.kernels.paged_attention import Pages, Segments
 from vesalius.models.attention import Room
 from vesalius.models.config import ModelConfig
 
@@ -77,11 +78,15 @@ class DenseCache:
         return keys[:, :, :length], values[:, :, :length]
 
     def room(self, layer: int, count: int) -> Room | None:
-        """Buffers with room for `count` more positions, counted as filled; see models.attention.Cache."""
+        """Each sequence's buffer as its one block, with room for `count` more positions, which count as filled; see
+        models.attention.Cache."""
         past = self._lengths[layer]
         self._reserve(layer, past + count)
         self._lengths[layer] = past + count
-        return Room(self._keys[layer], self._values[layer], past)
+        keys = self._keys[layer]
+        size = len(keys)
+        segments = Segments([count] * size, [past] * size, [[i] for i in range(size)], keys.device)
+        return Room(Pages(keys, self._values[layer]), segments)
 
     def reorder(self, rows: Tensor) -> None:
         """Makes sequence i continue what sequence rows[i] has read; rows (B',) int64 may repeat or leave out any.

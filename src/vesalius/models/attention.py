@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vesalius.kernels.attention import PLAIN, AttentionRule, attention
 from vesalius.kernels.linear import Linear, linears
+from vesalius.kernels.paged_attention import Pages, Segments
 from vesalius.kernels.rope import rotate
 from vesalius.models.config import ModelConfig
 from vesalius.models.layers import rms_norm_of
@@ -20,11 +21,10 @@ from vesalius.models.positions import slides
 
 
 class Room(NamedTuple):
-    """Buffers (B, K, capacity, E) of one layer, of which the first `past` positions were filled before."""
+    """Where one layer's new keys and values go: its pages, and what each row of the batch is."""
 
-    keys: Tensor
-    values: Tensor
-    past: int
+    pages: Pages
+    segments: Segments
 
 
 class Cache(Protocol):
@@ -37,7 +37,8 @@ class Cache(Protocol):
         ...
 
     def room(self, layer: int, count: int) -> Room | None:
-        """Where whoever attends by itself writes `count` new keys and values, which count as written from here on.
+        """Where whoever attends by itself writes the keys and values of `count` new tokens a row, which count as
+        written from here on.
 
         None: this cache keeps them otherwise, so that `attend` has to be called.
         """
