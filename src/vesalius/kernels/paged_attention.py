@@ -10,7 +10,6 @@ sequence. Pages of int8 carry one scale for each head and position (as KIVI, arX
     native      kernels/native/paged_attention.cpp
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
