@@ -70,7 +70,7 @@ class EngineStates(RuleBasedStateMachine):
     )
     def add(self, start, length, tokens, n, priority):
         """Texts that begin alike, so that they share blocks; several greedy answers to a prompt are the same one."""
-        prompt = [TEXT[start * 19]] + TEXT[1:length]
+        prompt = [TEXT[start * 19], *TEXT[1:length]]
         made = self.engine.add(prompt, SamplingParams(max_tokens=tokens), n=n, priority=priority)
         self.all += made
         return multiple(*made)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import chi2, chisquare
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
@@ -23,7 +23,17 @@ from transformers.generation.logits_process import (
 )
 
 from vesalius.core.errors import UserError
-from vesalius.infer.sampling import Adjuster, SamplingParams, candidates, draw, likeliest, process, sample
+from vesalius.infer.sampling import (
+    Adjuster,
+    SamplingParams,
+    _look_up,
+    best,
+    candidates,
+    draw,
+    likeliest,
+    process,
+    sample,
+)
 
 IDS = torch.zeros(3, 1, dtype=torch.long)
 EOS = frozenset({1, 2})
@@ -259,3 +269,30 @@ def test_rows_that_are_drawn_together_draw_what_each_draws_alone(options):
         alone = [sample(row, params, torch.Generator().manual_seed(seed + i)) for i, row in enumerate(scores)]
         together = sample(scores, params, [torch.Generator().manual_seed(seed + i) for i in range(6)])
         assert together.tolist() == [int(token) for token in alone]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 300), width=st.sampled_from([640, 6400, 19_200, 1000]))
+def test_the_best_are_those_of_topk(seed, count, width):
+    scores = torch.randn(3, width, generator=torch.Generator().manual_seed(seed))
+    values, ids = best(scores, count)
+    expected = scores.topk(count)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(ids, expected.indices)
+
+
+@pytest.mark.parametrize("width", [640, 641])
+def test_a_token_without_probability_is_never_drawn_and_the_others_as_often_as_they_should_be(width):
+    probabilities = torch.zeros(width)
+    held = torch.tensor([3, 63, 64, 200, width - 2])
+    probabilities[held] = torch.tensor([0.1, 0.2, 0.3, 0.1, 0.3])
+    drawn = draw(probabilities.expand(20_000, -1), torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=width)
+    assert int(counts[held].sum()) == 20_000
+    assert chisquare(counts[held].numpy(), (probabilities[held] * 20_000).numpy()).pvalue > 0.001
+
+
+def test_the_whole_share_is_the_last_token_that_has_any():
+    weights = torch.tensor([0.25, 0.5, 0.25, 0.0, 0.0])
+    for share, place in ((0.0, 0), (0.2499, 0), (0.25, 1), (0.7499, 1), (0.75, 2), (1.0, 2)):
+        assert int(_look_up(weights, torch.tensor([share], dtype=torch.float64))[0]) == place

@@ -25,18 +25,18 @@ def choose(logits: Tensor, sequences: list[Sequence]) -> list[Choice | VesaliusE
 
     VesaliusError where the model gives no finite probability, UserError where the settings leave no token to take.
     """
-    normalisers = logits.logsumexp(-1)  # (S,)
+    own = logits.log_softmax(-1)  # (S, V)
     scores, failed = adjusted(logits, sequences)
     chosen = torch.zeros(len(sequences), dtype=torch.int64, device=logits.device)
     for rows in _groups(sequences):
         these = scores if len(rows) == len(sequences) else scores[rows]
         picked = sample(these, sequences[rows[0]].params, [sequences[row].generator for row in rows])
         chosen = picked if len(rows) == len(sequences) else chosen.index_copy(0, _index(rows, chosen), picked)
-    logprobs = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - normalisers
+    logprobs = own.gather(1, chosen.unsqueeze(1)).squeeze(1)
     # One transfer from the device for both. Every id is below 2 ** 24, so it is exact in float32.
     tokens, values = torch.stack((chosen.float(), logprobs)).tolist()
     return [
-        failed.get(row) or _choice(int(tokens[row]), values[row], sequence, logits[row], normalisers[row])
+        failed.get(row) or _choice(int(tokens[row]), values[row], sequence, own[row])
         for row, sequence in enumerate(sequences)
     ]
 
@@ -86,15 +86,13 @@ def _shape(params: SamplingParams) -> Hashable:
     return params.temperature, params.top_k, params.top_p, params.min_p, params.typical_p
 
 
-def _choice(
-    token: int, logprob: float, sequence: Sequence, logits: Tensor, normaliser: Tensor
-) -> Choice | VesaliusError:
+def _choice(token: int, logprob: float, sequence: Sequence, own: Tensor) -> Choice | VesaliusError:
     if not math.isfinite(logprob):
         return VesaliusError(
             f"the logits after {len(sequence.ids)} new tokens are not finite: the model's weights are broken"
         )
     count = sequence.params.top_logprobs
-    return token, logprob, top_logprobs(logits - normaliser, count) if count else {}
+    return token, logprob, top_logprobs(own, count) if count else {}
 
 
 def top_logprobs(logprobs: Tensor, count: int) -> dict[int, float]:
