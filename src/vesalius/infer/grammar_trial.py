@@ -1,0 +1,81 @@
+"""Whether a grammar can be read at all, found out in a process of its own: a stranger's may want gigabytes, or minutes,
+or a deeper stack than there is, and that would end the program.
+
+`multipleOf: 999983` takes ten seconds and 400 MB to become an automaton, four thousand rules that each lead to the next
+overflow the stack, and no limit of the library covers them. The trial has little of all three. It reads the grammar for
+a vocabulary of single bytes; what the real one costs more is held by LIMITS.
+
+The process runs this file, which therefore imports nothing of this package at run time.
+"""
+
+import subprocess
+import sys
+import threading
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+SECONDS, MEMORY, STACK = 5, 1 << 30, 4 << 20
+"""What a grammar may take. The stack is half of what threads usually have."""
+
+TOO_MUCH = f"it takes more than {SECONDS} s, {MEMORY >> 20} MiB or a deep stack to read"
+
+
+def limits() -> LLParserLimits:
+    """The library's bounds of single steps, with fewer states of the lexer: each takes one to two kilobytes."""
+    return LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
+
+
+def reason_against(grammar: str) -> str:
+    """Why the library cannot take this grammar, in one line; "" where it can. Takes a tenth of a second."""
+    try:
+        command = [sys.executable, "-P", __file__]
+        trial = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=4 * SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return TOO_MUCH
+    return trial.stdout.decode() if trial.returncode == 0 else TOO_MUCH
+
+
+def first_line(error: str) -> str:
+    """The library's message without the excerpt of the grammar that follows it.
+
+    >>> first_line('at 1(8): unknown name: "nope"\\n   1 | start: nope\\n')
+    'at 1(8): unknown name: "nope"'
+    """
+    lines = [line.strip() for line in error.splitlines()]
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]  # a bad expression's
+    return (reasons or lines or [""])[0][:300]
+
+
+class _Bytes:
+    """A vocabulary of the 256 bytes and an end."""
+
+    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
+    tokens = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def _try(grammar: str) -> None:
+    matcher = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes())), grammar, log_level=0, limits=limits())
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    sys.stdout.buffer.write(first_line(matcher.get_error()).encode())
+
+
+def _limit_this_process() -> None:
+    try:
+        import resource  # not on Windows, where only the time is limited
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    _limit_this_process()
+    threading.stack_size(STACK)
+    trial = threading.Thread(target=_try, args=(sys.stdin.buffer.read().decode(),))
+    trial.start()
+    trial.join()
