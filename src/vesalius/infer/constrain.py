@@ -9,8 +9,11 @@ which holds no lock of Python's, while the model runs.
 End tokens are allowed exactly where the text so far is whole; where nothing can follow, only they are. A model that has
 none is to be stopped where `finished` says so.
 
+Where the grammar leaves no choice of the next bytes, only the tokens that the tokenizer itself would write are left: a
+model has seldom seen a word spelt out in letters. Elsewhere every token that fits is.
+
 A vocabulary of SentencePiece writes a blank before a text, and decoding drops it: there the grammar begins with it.
-Left out: holding back an answer's reasoning from the grammar, and bytes that no token of the vocabulary can spell.
+Left out: leaving an answer's reasoning free, and bytes that no token of the vocabulary can spell.
 """
 
 import functools
@@ -125,6 +128,7 @@ class _Vocabulary:
         # The library wants an end token: one past the vocabulary stands for none.
         words = _Words(tokenizer, tokenizer.eos_ids or (self.size,))
         self._tokens = LLTokenizer(TokenizerWrapper(words), eos_token=list(tokenizer.eos_ids or (self.size,)))
+        self._special_tokens = list(tokenizer.special_tokens)
         self._drops_blank = tokenizer.drops_first_blank
         self._with_blank = torch.tensor([word.startswith(b" ") for word in words.tokens[: self.size]])
         self.compiled = functools.lru_cache(COMPILED_KEPT)(self._compile)
@@ -142,14 +146,14 @@ class _Vocabulary:
         """Takes a token, if it is allowed."""
         if token in self.ends:
             return matcher.is_accepting()
-        if matcher.is_stopped() or matcher.validate_tokens([token]) != 1:
+        if matcher.is_stopped() or not 0 <= token < self.size or matcher.validate_tokens([token]) != 1:
             return False
         if not matcher.consume_token(token):
             raise VesaliusError(_too_much(matcher))
         return True
 
     def _compile(self, grammar: str) -> LLMatcher:
-        if reason := reason_against(grammar):
+        if reason := reason_against(grammar, self._special_tokens):
             raise UserError(f"cannot hold an answer to this: {reason}")
         matcher = self._matcher(grammar)
         if not self._drops_blank:

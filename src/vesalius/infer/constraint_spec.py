@@ -1,9 +1,9 @@
 """What an answer has to look like: a JSON Schema, any JSON object, a regular expression, a grammar, a choice of texts.
 
 Each becomes a grammar of the library llguidance (its docs/syntax.md and docs/json_schema.md), whose rules hold: a
-regular expression is one of Rust's `regex` crate, matches the whole answer and knows no look-around; a grammar is in
-Lark's syntax, begins at `start`, and may name a special token as `<|python_tag|>` and a schema as `%json {…}`; a
-keyword of JSON Schema that the library cannot hold to is an error, not ignored.
+regular expression is one of Rust's `regex` crate, without look-around, that matches the whole answer, with \\d, \\w and
+\\s as Python's `re.ASCII` has them; a grammar is in Lark's syntax, begins at `start`, and may name a special token as
+`<|python_tag|>` and a schema as `%json {…}`; a keyword of JSON Schema that the library cannot hold to is an error.
 
 Between the parts of a JSON text at most one blank, or one line end and an indent, may stand: the library's own rule
 allows blanks without end, and a small model would write them until its tokens are used up.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from llguidance import LLMatcher
+from llguidance import regex_to_lark
 
 from vesalius.core.errors import UserError
 
@@ -68,7 +68,7 @@ class ConstraintSpec:
         if self.json_schema is not None or self.json_object:
             part: dict[str, Any] = {"json_schema": _with_blanks(self.json_schema)}
         elif self.regex is not None:
-            return LLMatcher.grammar_from_regex(_encodable(self.regex, "regex"))
+            part = {"lark_grammar": f"start: /{regex_to_lark(self.regex, 'dws')}/"}
         elif self.choices is not None:
             part = {
                 "lark_grammar": "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in self.choices)

@@ -3,14 +3,16 @@ or a deeper stack than there is, and that would end the program.
 
 `multipleOf: 999983` takes ten seconds and 400 MB to become an automaton, four thousand rules that each lead to the next
 overflow the stack, and no limit of the library covers them. The trial has little of all three. It reads the grammar for
-a vocabulary of single bytes; what the real one costs more is held by LIMITS.
+a vocabulary of single bytes and the special tokens; what the real one costs more is held by `limits`.
 
 The process runs this file, which therefore imports nothing of this package at run time.
 """
 
+import json
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
@@ -25,11 +27,12 @@ def limits() -> LLParserLimits:
     return LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
 
 
-def reason_against(grammar: str) -> str:
+def reason_against(grammar: str, special_tokens: Sequence[str]) -> str:
     """Why the library cannot take this grammar, in one line; "" where it can. Takes a tenth of a second."""
+    asked = json.dumps([grammar, list(special_tokens)]).encode()
     try:
         command = [sys.executable, "-P", __file__]
-        trial = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=4 * SECONDS, check=False)
+        trial = subprocess.run(command, input=asked, capture_output=True, timeout=4 * SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return TOO_MUCH
     return trial.stdout.decode() if trial.returncode == 0 else TOO_MUCH
@@ -47,17 +50,23 @@ def first_line(error: str) -> str:
 
 
 class _Bytes:
-    """A vocabulary of the 256 bytes and an end."""
+    """A vocabulary of the 256 bytes, special tokens and an end."""
 
-    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
-    tokens = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+    bos_token_id = None
+
+    def __init__(self, special_tokens: Sequence[str]) -> None:
+        special = [*(text.encode() for text in special_tokens), b"<end>"]
+        self.tokens = [*(bytes([byte]) for byte in range(256)), *special]
+        self.special_token_ids = list(range(256, len(self.tokens)))
+        self.eos_token_id = len(self.tokens) - 1
 
     def __call__(self, text: bytes) -> list[int]:
         return list(text)
 
 
-def _try(grammar: str) -> None:
-    matcher = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes())), grammar, log_level=0, limits=limits())
+def _try(grammar: str, special_tokens: Sequence[str]) -> None:
+    tokens = LLTokenizer(TokenizerWrapper(_Bytes(special_tokens)))
+    matcher = LLMatcher(tokens, grammar, log_level=0, limits=limits())
     if not matcher.is_error():
         matcher.compute_bitmask()
     sys.stdout.buffer.write(first_line(matcher.get_error()).encode())
@@ -76,6 +85,6 @@ def _limit_this_process() -> None:
 if __name__ == "__main__":
     _limit_this_process()
     threading.stack_size(STACK)
-    trial = threading.Thread(target=_try, args=(sys.stdin.buffer.read().decode(),))
+    trial = threading.Thread(target=_try, args=json.loads(sys.stdin.buffer.read()))
     trial.start()
     trial.join()
