@@ -121,6 +121,52 @@ def test_a_stream_that_is_left_has_the_answer_so_far(lm):
     assert 1 <= stream.completion.usage.completion_tokens < 30
 
 
+FORMS = [
+    ({"regex": "[a-f]{3,9}"}, lambda text: re.fullmatch("[a-f]{3,9}", text)),
+    ({"choices": ["yes", "no"]}, lambda text: text in ("yes", "no")),
+    ({"json_schema": {"type": "integer", "maximum": 99}}, lambda text: int(text) < 100),
+    ({"json_schema": '{"enum": ["a"]}'}, lambda text: text == '"a"'),
+    ({"grammar": 'start: "x" | "(" start ")"'}, lambda text: re.fullmatch(r"\(*x\)*", text)),
+]
+
+
+@pytest.mark.parametrize(("form", "fits"), FORMS)
+def test_an_answer_has_the_form_that_was_asked_for(lm, form, fits):
+    answers = [
+        lm.generate("ab", temperature=1.0, seed=2, **form),
+        lm.stream(QUESTION, temperature=1.0, seed=3, **form).read(),
+        *lm.generate_many("ab", 3, temperature=1.0, seed=4, **form),
+    ]
+    for answer in answers:
+        assert fits(answer.text) or answer.finish_reason == "length"
+    assert any(answer.finish_reason == "stop" for answer in answers)
+    assert lm.generate("ab", max_tokens=2, regex="[a-f]{3,9}").finish_reason == "length"
+
+
+def test_a_model_without_end_tokens_ends_where_the_form_is_complete(lm):
+    tokenizer = Tokenizer.from_bpe(BPE({bytes([b]): b for b in range(256)}, [], {}))
+    model = Transformer(replace(lm.config, vocab_size=256))
+    answer = LanguageModel(model, tokenizer).generate("ab", choices="yes")
+    assert (answer.text, len(answer.ids), answer.finish_reason) == ("yes", 3, "stop")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regex": "a(b"}, "unclosed group"),
+        ({"regex": "a", "choices": ["b"]}, "got regex and choices"),
+        ({"json_schema": "{"}, "json_schema is not JSON"),
+        ({"json_schema": False}, "accepts nothing"),
+        ({"json_object": "yes"}, "json_object = 'yes', expected True or False"),
+        ({"regex": "a", "num_beams": 2}, "num_beams = 2 with an answer of a given form"),
+        ({"choices": ["ab"], "logit_bias": {100: -float("inf"), 97 + 3: -float("inf")}}, "together forbid all"),
+    ],
+)
+def test_forms_that_cannot_be_kept_are_refused(lm, options, message):
+    with pytest.raises(UserError, match=message):
+        lm.generate("ab", **options)
+
+
 def test_a_stop_text_ends_the_answer_and_is_not_in_it(lm):
     whole = lm.generate("ab", max_tokens=40).text
     stop = whole[5:8]

@@ -52,7 +52,7 @@ def adjusted(logits: Tensor, sequences: list[Sequence]) -> tuple[Tensor, Mapping
                 changed[row] = sequence.adjust(logits[row], sequence.history[: sequence.length])
             if sequence.constraint is not None:
                 changed[row] = _constrained(changed.get(row, logits[row]), sequence)
-        except UserError as error:
+        except VesaliusError as error:
             failed[row] = error
     if not changed:
         return logits, failed

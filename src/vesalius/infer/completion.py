@@ -99,7 +99,6 @@ class Stream:
         self._logprobs.append(step.logprob)
         if step.top_logprobs:
             self._top_logprobs.append(step.top_logprobs)
-        at_end_token = step.finish_reason == "stop"
-        piece = "" if at_end_token else self._detokenizer.push(step.id)
+        piece = self._detokenizer.push(step.id)
         self._finish_reason = "stop" if self._detokenizer.stopped else step.finish_reason
         return piece

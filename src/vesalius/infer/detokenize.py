@@ -12,8 +12,8 @@ from vesalius.tokenizers.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """The text of one sequence. Special tokens have none, nor do ids past the vocabulary, which only pad the model's
-    embedding.
+    """The text of one sequence. Special and end tokens have none, nor do ids past the vocabulary, which only pad the
+    model's embedding.
 
     After `stopped` it takes no more.
     """
@@ -21,7 +21,7 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
         self._tokenizer = tokenizer
-        self._special = frozenset(tokenizer.special_tokens.values())
+        self._silent = frozenset({*tokenizer.special_tokens.values(), *tokenizer.eos_ids})
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
         self._held = ""
@@ -29,7 +29,7 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that is certain after one more token, "" where it is all held back."""
-        if token in self._special or token >= self._tokenizer.vocab_size:
+        if token in self._silent or token >= self._tokenizer.vocab_size:
             return ""
         data = self._tokenizer.token_bytes(token)
         if self._drops_blank:

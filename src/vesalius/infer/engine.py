@@ -208,7 +208,14 @@ class Engine:
             "stop" if token in self.eos_ids else "length" if written >= sequence.limit else None
         )
         if sequence.constraint is not None and reason != "stop":
-            sequence.constraint.accept(token)
+            try:
+                sequence.constraint.accept(token)
+                if not self.eos_ids and sequence.constraint.finished:
+                    reason = "stop"
+            except VesaliusError as error:
+                sequence.error = error
+                self._end(sequence, "finished")
+                return
         sequence.add(Step(token, logprob, reason, top))
         self.stats.generated_tokens += 1
         if reason is not None:

@@ -20,6 +20,7 @@ from vesalius.hub.export import Exported, export_model
 from vesalius.hub.open import model_path, open_model
 from vesalius.hub.unpacking import unpacked
 from vesalius.infer.completion import Completion, Stream, Usage
+from vesalius.infer.constrain import Constraint, compile_constraint
 from vesalius.infer.detokenize import Detokenizer
 from vesalius.infer.engine import Engine, Steps
 from vesalius.infer.generation_config import published_options, read_recommended
@@ -115,7 +116,8 @@ class LanguageModel:
             return self._beams(ids, params)[:n]
         if n > 1 and params.temperature == 0:
             raise UserError(f"n = {n} answers at temperature 0 are all the same: set a temperature or num_beams")
-        streams = [self._streamed(steps, params, len(ids)) for steps in self.engine.streams(ids, params, n)]
+        made = self.engine.streams(ids, params, n, constraint=self._constraint(params))
+        streams = [self._streamed(steps, params, len(ids)) for steps in made]
         for _ in itertools.zip_longest(*streams):  # in turns, so that they share the steps
             pass
         return [stream.completion for stream in streams]
@@ -138,7 +140,8 @@ class LanguageModel:
         return self._stream(ids, params)
 
     def _stream(self, ids: list[int], params: SamplingParams) -> Stream:
-        return self._streamed(self.engine.stream(ids, params), params, len(ids))
+        steps = self.engine.stream(ids, params, constraint=self._constraint(params))
+        return self._streamed(steps, params, len(ids))
 
     def _streamed(self, steps: Steps, params: SamplingParams, prompt_tokens: int) -> Stream:
         return Stream(steps, Detokenizer(self.tokenizer, params.stop), prompt_tokens)
@@ -156,6 +159,9 @@ class LanguageModel:
         texts = [spelling for word in params.bad_words for spelling in (word, f" {word}")]
         ids = tuple(dict.fromkeys(tuple(self.tokenizer.encode(text)) for text in texts))
         return replace(params, bad_words=(), bad_words_ids=params.bad_words_ids + ids)
+
+    def _constraint(self, params: SamplingParams) -> Constraint | None:
+        return None if params.constraint is None else compile_constraint(self.tokenizer, params.constraint)
 
     def prompt_ids(
         self,

@@ -3,19 +3,22 @@
 Names are OpenAI's where OpenAI has the setting, else transformers'; the same value means the same in both.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
 
 from vesalius.core.errors import UserError
+from vesalius.infer.constraint_spec import ConstraintSpec
 
 EarlyStopping = bool | Literal["never"]
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The settings of `SamplingParams` as keyword arguments. `stop` and `bad_words` may also be one text, any iterable
-    of texts, or None."""
+    """The settings of `SamplingParams` as keyword arguments. `stop`, `bad_words` and `choices` may also be one text,
+    any iterable of texts, or None; `json_schema` may be JSON as text."""
 
     max_tokens: int
     min_tokens: int
@@ -37,6 +40,11 @@ class SamplingOptions(TypedDict, total=False):
     num_beams: int
     length_penalty: float
     early_stopping: EarlyStopping
+    json_schema: Mapping[str, Any] | bool | str | None
+    json_object: bool
+    regex: str | None
+    grammar: str | None
+    choices: str | Iterable[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,8 @@ class SamplingParams:
     length_penalty        a beam's score is its log-probability divided by its length to this power
     early_stopping        when beam search ends: True as soon as num_beams answers have ended, False when none that goes
                           on looks better by now, "never" when none that goes on can become better
+    json_schema, json_object, regex, grammar (Lark), choices
+                          at most one of them: what the whole answer has to look like, see `ConstraintSpec`
     """
 
     max_tokens: int = 64
@@ -86,6 +96,11 @@ class SamplingParams:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: EarlyStopping = False
+    json_schema: Mapping[str, Any] | bool | None = None
+    json_object: bool = False
+    regex: str | None = None
+    grammar: str | None = None
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, (valid, expected) in _RULES.items():
@@ -102,6 +117,21 @@ class SamplingParams:
             raise UserError("stop texts with num_beams: a beam ends at an end token only, leave one of them out")
         if self.num_beams > 1 and self.top_logprobs:
             raise UserError("top_logprobs with num_beams: a beam keeps only what it took, leave one of them out")
+        if self.num_beams > 1 and self.constraint is not None:
+            raise UserError(f"num_beams = {self.num_beams} with an answer of a given form: leave one of them out")
+
+    @cached_property
+    def constraint(self) -> ConstraintSpec | None:
+        """What the answer has to look like; None where it is free. UserError for several forms at once."""
+        forms: dict[str, Any] = {
+            "json_schema": self.json_schema,
+            "json_object": self.json_object or None,
+            "regex": self.regex,
+            "lark": self.grammar,
+            "choices": self.choices or None,
+        }
+        asked = {name: form for name, form in forms.items() if form is not None}
+        return ConstraintSpec(**asked) if asked else None
 
     @classmethod
     def of(cls, **options: Unpack[SamplingOptions]) -> "SamplingParams":
@@ -135,11 +165,23 @@ def _bias(value: Any) -> Any:
     return {int(key) if isinstance(key, str) and key.isdecimal() else key: bias for key, bias in value.items()}
 
 
+def _schema(value: Any) -> Any:
+    """JSON as text is read."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"json_schema is not JSON ({error}): give a JSON Schema") from error
+
+
 _FORMS: dict[str, Callable[[Any], Any]] = {
     "stop": _texts,
     "bad_words": _texts,
     "bad_words_ids": _sequences,
     "logit_bias": _bias,
+    "choices": _texts,
+    "json_schema": _schema,
 }
 """What brings the looser forms of `SamplingOptions` into that of the field."""
 
@@ -201,4 +243,5 @@ _RULES: dict[str, _Rule] = {
     "num_beams": (lambda v: _is_whole(v, 1, 1000), "a whole number from 1 to 1000"),
     "length_penalty": (lambda v: _is_within(v, -10, 10), "a number from -10 to 10, for example 1.0"),
     "early_stopping": (lambda v: isinstance(v, bool) or v == "never", "True, False or 'never'"),
+    "json_object": (lambda v: isinstance(v, bool), "True or False"),
 }

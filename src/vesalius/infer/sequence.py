@@ -35,6 +35,11 @@ class Constraint(Protocol):
         """A copy that goes its own way."""
         ...
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but an end token can follow."""
+        ...
+
 
 @dataclass(kw_only=True, eq=False)
 class Sequence:

@@ -3,7 +3,8 @@
 from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length"]
-"""OpenAI's words: "stop" at an end token or stop text, "length" at max_tokens or at the end of the context."""
+"""OpenAI's words: "stop" at an end token, at a stop text, or where a grammar ends that no end token can; "length" at
+max_tokens or at the end of the context."""
 
 
 class Step(NamedTuple):
