@@ -89,6 +89,14 @@ def test_special_tokens_have_no_text(special):
     assert pieces([*byte_ids(b"a"), special, *byte_ids(b"b")])[0] == ["a", "b"]
 
 
+def test_special_tokens_that_are_shown_have_their_text_and_end_tokens_none():
+    detokenizer = Detokenizer(BYTES, ("t|>b",), shown=("<|im_start|>",))
+    ids = [*byte_ids(b"a"), SPECIAL["<|im_start|>"], SPECIAL["<|im_end|>"], *byte_ids(b"c"), SPECIAL["<|im_start|>"]]
+    text = "".join(map(detokenizer.push, [*ids, *byte_ids(b"b")]))
+    assert text == "a<|im_start|>c<|im_star"  # a stop text may begin in one
+    assert detokenizer.stopped
+
+
 @pytest.fixture(scope="module")
 def sentencepiece_pair(tmp_path_factory):
     """A vocabulary with blanks before words, as ours and as transformers'."""

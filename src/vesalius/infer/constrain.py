@@ -128,7 +128,7 @@ class _Vocabulary:
         # The library wants an end token: one past the vocabulary stands for none.
         words = _Words(tokenizer, tokenizer.eos_ids or (self.size,))
         self._tokens = LLTokenizer(TokenizerWrapper(words), eos_token=list(tokenizer.eos_ids or (self.size,)))
-        self._special_tokens = list(tokenizer.special_tokens)
+        self._special_tokens = tokenizer.special_tokens
         self._drops_blank = tokenizer.drops_first_blank
         self._with_blank = torch.tensor([word.startswith(b" ") for word in words.tokens[: self.size]])
         self.compiled = functools.lru_cache(COMPILED_KEPT)(self._compile)

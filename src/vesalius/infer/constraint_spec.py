@@ -66,7 +66,8 @@ class ConstraintSpec:
         '{"grammars": [{"name": "answer", "lark_grammar": "start: \\\\"yes\\\\" | \\\\"no\\\\""}]}'
         """
         if self.json_schema is not None or self.json_object:
-            part: dict[str, Any] = {"json_schema": _with_blanks(self.json_schema)}
+            schema = self.json_schema if self.json_schema is not None else {"type": "object"}
+            part: dict[str, Any] = {"json_schema": with_blanks(schema)}
         elif self.regex is not None:
             part = {"lark_grammar": f"start: /{regex_to_lark(self.regex, 'dws')}/"}
         elif self.choices is not None:
@@ -82,9 +83,9 @@ class ConstraintSpec:
         return _encodable(text, "a text")
 
 
-def _with_blanks(schema: Mapping[str, Any] | bool | None) -> dict[str, Any]:
-    """A schema that says how its JSON is to be written."""
-    asked = dict(schema) if isinstance(schema, Mapping) else {} if schema else {"type": "object"}
+def with_blanks(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
+    """A schema that says how its JSON is to be written. UserError where its own word on that is no mapping."""
+    asked = dict(schema) if isinstance(schema, Mapping) else {}
     guidance: Any = asked.get("x-guidance", {})
     if not isinstance(guidance, Mapping):
         raise UserError(f"x-guidance in the schema is {_shown(guidance)}, expected a mapping")

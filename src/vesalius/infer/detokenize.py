@@ -7,21 +7,23 @@ the vocabulary's own decoding does so.
 """
 
 import codecs
+from collections.abc import Collection
 
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """The text of one sequence. Special and end tokens have none, nor do ids past the vocabulary, which only pad the
-    model's embedding.
+    """The text of one sequence. Special and end tokens have none but those that are `shown`, such as a mark of a tool's
+    call; nor do ids past the vocabulary, which only pad the model's embedding.
 
     After `stopped` it takes no more.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), shown: Collection[str] = ()) -> None:
         self.stopped = False
         self._tokenizer = tokenizer
-        self._silent = frozenset({*tokenizer.special_tokens.values(), *tokenizer.eos_ids})
+        shown_ids = {tokenizer.special_tokens[text] for text in shown}
+        self._silent = frozenset({*tokenizer.special_tokens.values(), *tokenizer.eos_ids}) - shown_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
         self._held = ""

@@ -3,7 +3,7 @@ or a deeper stack than there is, and that would end the program.
 
 `multipleOf: 999983` takes ten seconds and 400 MB to become an automaton, four thousand rules that each lead to the next
 overflow the stack, and no limit of the library covers them. The trial has little of all three. It reads the grammar for
-a vocabulary of single bytes and the special tokens; what the real one costs more is held by `limits`.
+a vocabulary of single bytes and the special tokens under their ids; what the real one costs more is held by `limits`.
 
 The process runs this file, which therefore imports nothing of this package at run time.
 """
@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
@@ -27,9 +27,12 @@ def limits() -> LLParserLimits:
     return LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
 
 
-def reason_against(grammar: str, special_tokens: Sequence[str]) -> str:
-    """Why the library cannot take this grammar, in one line; "" where it can. Takes a tenth of a second."""
-    asked = json.dumps([grammar, list(special_tokens)]).encode()
+def reason_against(grammar: str, special_tokens: Mapping[str, int]) -> str:
+    """Why the library cannot take this grammar, in one line; "" where it can. Takes a tenth of a second.
+
+    `special_tokens`, text -> id, are those that it may name.
+    """
+    asked = json.dumps([grammar, dict(special_tokens)]).encode()
     try:
         command = [sys.executable, "-P", __file__]
         trial = subprocess.run(command, input=asked, capture_output=True, timeout=4 * SECONDS, check=False)
@@ -54,17 +57,19 @@ class _Bytes:
 
     bos_token_id = None
 
-    def __init__(self, special_tokens: Sequence[str]) -> None:
-        special = [*(text.encode() for text in special_tokens), b"<end>"]
-        self.tokens = [*(bytes([byte]) for byte in range(256)), *special]
-        self.special_token_ids = list(range(256, len(self.tokens)))
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        self._first = max(special_tokens.values(), default=-1) + 1
+        named = {token: text.encode() for text, token in special_tokens.items()}
+        single = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+        self.tokens = [*(named.get(token, b"") for token in range(self._first)), *single]
         self.eos_token_id = len(self.tokens) - 1
+        self.special_token_ids = [*named, self.eos_token_id]
 
     def __call__(self, text: bytes) -> list[int]:
-        return list(text)
+        return [self._first + byte for byte in text]
 
 
-def _try(grammar: str, special_tokens: Sequence[str]) -> None:
+def _try(grammar: str, special_tokens: Mapping[str, int]) -> None:
     tokens = LLTokenizer(TokenizerWrapper(_Bytes(special_tokens)))
     matcher = LLMatcher(tokens, grammar, log_level=0, limits=limits())
     if not matcher.is_error():
