@@ -42,8 +42,8 @@ CASES = [
     (HERMES, '<tool_call>\n{"name": "add", "arguments": {"a": "}</tool_call>"}}\n</tool_call>', "", [ADD]),
     (
         HERMES,
-        'I look.\n\n<tool_call>\n{"name": "now"}\n</tool_call>\n<tool_call>{"parameters": {}, "name": "now"}</tool_call>',
-        "I look.",
+        'I see.\n\n<tool_call>\n{"name": "now"}\n</tool_call> <tool_call>{"parameters": {}, "name": "now"}</tool_call>',
+        "I see.",
         [NOW, NOW],
     ),
     (HERMES, '<tool_call>{"name": "now"}', "", [NOW]),

@@ -24,6 +24,9 @@ MOST_CALLS = 16
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+_BLANKS = r"/[ \n]{0,4}/"
+"""Behind a thought."""
+
 Tool = Mapping[str, Any]
 
 
@@ -140,9 +143,9 @@ def _thought(style: Style, thinking: bool) -> tuple[str, list[str]]:
         return "", []
     opening, closing = style.thought
     if (token := dict(style.special).get(closing)) is not None:
-        rules = [f"thought: /(?s:.*)/ <[{token}]> /[ \\n]{0, 4}/"]
+        rules = [f"thought: /(?s:.*)/ <[{token}]> {_BLANKS}"]
     else:
-        rules = ["thought: free /[ \\n]{0,4}/", f"free[suffix={_text(closing)}]: /(?s:.*)/"]
+        rules = [f"thought: free {_BLANKS}", f"free[suffix={_text(closing)}]: /(?s:.*)/"]
     return ("thought ", rules) if thinking else (f"({_mark(opening, style)} thought)? ", rules)
 
 
