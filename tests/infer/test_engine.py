@@ -177,6 +177,39 @@ def test_two_sequences_may_take_turns(model):
     assert [list(column) for column in zip(*together, strict=True)] == alone
 
 
+class Breaking:
+    """A grammar that cannot go on: where it is asked, or where it is told."""
+
+    finished = False
+
+    def __init__(self, place: str) -> None:
+        self.place, self.accepted = place, 0
+
+    def prepare(self) -> None:
+        pass
+
+    def apply(self, scores: torch.Tensor) -> torch.Tensor:
+        if self.place == "apply" and self.accepted == 2:
+            raise VesaliusError("the grammar is too much")
+        return scores
+
+    def accept(self, token: int) -> None:
+        self.accepted += 1
+        if self.place == "accept" and self.accepted == 3:
+            raise VesaliusError("the grammar is too much")
+
+
+@pytest.mark.parametrize("place", ["apply", "accept"])
+def test_a_grammar_that_cannot_go_on_fails_its_own_sequence_only(model, place):
+    engine, params = Engine(model), SamplingParams(max_tokens=8)
+    [failing] = engine.add([9, 8], params, constraint=Breaking(place))
+    [other] = engine.add(PROMPT, params)
+    engine.run(other)
+    assert other.ids == ids(model, max_tokens=8)
+    assert (failing.state, len(failing.ids), str(failing.error)) == ("finished", 2, "the grammar is too much")
+    assert not engine.has_work
+
+
 @pytest.fixture
 def read(model):
     """How many tokens the model read at each step so far."""
