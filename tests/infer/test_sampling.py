@@ -1,12 +1,13 @@
 """Sampling: the processors together equal to transformers', few candidates as good as all, the draw's frequencies."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import chi2, chisquare
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
@@ -22,7 +23,17 @@ from transformers.generation.logits_process import (
 )
 
 from vesalius.core.errors import UserError
-from vesalius.infer.sampling import Adjuster, SamplingParams, candidates, draw, likeliest, process, sample
+from vesalius.infer.sampling import (
+    Adjuster,
+    SamplingParams,
+    _look_up,
+    best,
+    candidates,
+    draw,
+    likeliest,
+    process,
+    sample,
+)
 
 IDS = torch.zeros(3, 1, dtype=torch.long)
 EOS = frozenset({1, 2})
@@ -137,13 +148,19 @@ shapes = st.fixed_dictionaries(
 )
 
 
+def has_a_token_at_the_border(scores: torch.Tensor, params: SamplingParams) -> bool:
+    """Whether float32 sums do not say on which side of top-p a token falls."""
+    before = replace(params, top_p=None, min_p=None, typical_p=None)
+    reached = process(scores, before).double().sort().values.softmax(-1).cumsum(-1)
+    return params.top_p is not None and bool(((reached - 1 + params.top_p).abs() < 1e-6).any())
+
+
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10_000), width=st.sampled_from([1.0, 3.0, 8.0]), options=shapes)
 def test_few_candidates_have_the_distribution_of_all(seed, width, options):
-    """Compared as probabilities: a token at the very border of top-p may fall to either side by rounding, and weighs
-    then no more than the float32 sum is exact."""
     scores = torch.randn(5000, generator=torch.Generator().manual_seed(seed)) * width
     params = SamplingParams(**options)
+    assume(not has_a_token_at_the_border(scores, params))
     left, ids = candidates(scores, params)
     ours = left.softmax(-1)
     if ids is not None:
@@ -242,3 +259,40 @@ def test_the_shape_in_front_of_the_vocabulary_is_kept():
         params = SamplingParams(**options)
         assert sample(torch.zeros(7), params).shape == ()
         assert sample(torch.zeros(2, 3, 7), params).shape == (2, 3)
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.7}, {"top_k": 7}, {"temperature": 0.5, "min_p": 0.1}, {}])
+def test_rows_that_are_drawn_together_draw_what_each_draws_alone(options):
+    scores = torch.randn(6, 5000, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 7).unsqueeze(1)
+    params = SamplingParams.of(**{"temperature": 1.0, **options})
+    for seed in range(20):
+        alone = [sample(row, params, torch.Generator().manual_seed(seed + i)) for i, row in enumerate(scores)]
+        together = sample(scores, params, [torch.Generator().manual_seed(seed + i) for i in range(6)])
+        assert together.tolist() == [int(token) for token in alone]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 300), width=st.sampled_from([640, 6400, 19_200, 1000]))
+def test_the_best_are_those_of_topk(seed, count, width):
+    scores = torch.randn(3, width, generator=torch.Generator().manual_seed(seed))
+    values, ids = best(scores, count)
+    expected = scores.topk(count)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(ids, expected.indices)
+
+
+@pytest.mark.parametrize("width", [640, 641])
+def test_a_token_without_probability_is_never_drawn_and_the_others_as_often_as_they_should_be(width):
+    probabilities = torch.zeros(width)
+    held = torch.tensor([3, 63, 64, 200, width - 2])
+    probabilities[held] = torch.tensor([0.1, 0.2, 0.3, 0.1, 0.3])
+    drawn = draw(probabilities.expand(20_000, -1), torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=width)
+    assert int(counts[held].sum()) == 20_000
+    assert chisquare(counts[held].numpy(), (probabilities[held] * 20_000).numpy()).pvalue > 0.001
+
+
+def test_the_whole_share_is_the_last_token_that_has_any():
+    weights = torch.tensor([0.25, 0.5, 0.25, 0.0, 0.0])
+    for share, place in ((0.0, 0), (0.2499, 0), (0.25, 1), (0.7499, 1), (0.75, 2), (1.0, 2)):
+        assert int(_look_up(weights, torch.tensor([share], dtype=torch.float64))[0]) == place

@@ -1,17 +1,18 @@
-"""Layers of a quantised model as native calls (kernels/native/decoder.cpp and decoder_prompt.cpp).
+"""Layers of a quantised model as native calls (kernels/native/decoder.cpp).
 
 A step of a small model is hundreds of operations on a few hundred numbers, and calling them from Python takes longer
 than computing them; a prompt spends as long on what stands between its products as on them. `fuse_layers` gives the
-model's layers another way through them: for new tokens of one sequence, over a cache that shares its buffers, all
-neighbouring layers that the native side can say are one call. In every other case, and for a layer of which somebody
-listens to a part or has replaced one, the blocks run as they were built. Same modules, same names, same weights.
+model's layers another way through them: for new tokens of any number of sequences, over a cache that shares its pages,
+all neighbouring layers that the native side can say are one call. In every other case, and for a layer of which
+somebody listens to a part or has replaced one, the blocks run as they were built. Same modules, same names, same
+weights.
 
-Left out: batches of several sequences, and the parts that decoder.cpp names.
+Left out: the parts that decoder.cpp names.
 """
 
 import ctypes
 import math
-from dataclasses import replace
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from vesalius.compress.quantised_linear import QuantisedLinear
 from vesalius.kernels.native.interface import (
+    AnglesStruct,
     DecoderLayerStruct,
-    DecoderStateStruct,
+    RuleStruct,
     functions,
     threads,
 )
@@ -28,15 +30,6 @@ from vesalius.models.attention import Attention, Context, Room
 from vesalius.models.blocks import PreNorm
 from vesalius.models.layers import ACTIVATIONS, GatedMLP, RMSNorm
 from vesalius.models.transformer import Layers, Transformer
-
-PANEL = 8
-"""New tokens that decoder.cpp takes at most (quantised.h); decoder_prompt.cpp takes any number."""
-
-WIDEST = 16
-"""What the width of a head must be a multiple of for decoder_prompt.cpp."""
-
-ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
-"""What a cache may hold, by the numbers of decoder.cpp."""
 
 MATRICES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
 MATRICES |= {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
@@ -69,14 +62,12 @@ def is_fusable(block: nn.Module) -> bool:
         mlp.get_submodule(n).bias is None for n in ("gate_proj", "up_proj")
     )
     whole_groups = all(layer.in_features % 32 == 0 for layer in cast(list[QuantisedLinear], layers))
-    plain_scores = attention.sinks is None and not attention.rule.softcap
     return (
         plain_norms
         and (plain_qk or head_qk)
         and plain_mlp
         and mlp.down_proj.bias is None
         and whole_groups
-        and plain_scores
         and not block.dropout.p
     )
 
@@ -92,8 +83,8 @@ class NativeLayer:
         self._parts = [(at, name, part, part._forward_hooks, part._forward_pre_hooks) for at, name, part in parts]
         self._block = block
         self.attention = cast(Attention, block.self_attn)
-        self.takes_prompts = self.attention.head_dim % WIDEST == 0
-        self.struct = _struct(block, self.attention)
+        self._struct = _struct(block, self.attention)
+        self.address = ctypes.addressof(self._struct)
 
     def is_untouched(self, block: nn.Module) -> bool:
         """Whether this is the block, with every part that was there, and nobody listens to any."""
@@ -103,22 +94,6 @@ class NativeLayer:
             if hooks or pre_hooks or siblings[name] is not part:
                 return False
         return True
-
-    def state(self, context: Context, room: Room) -> DecoderStateStruct:
-        """Where this layer's keys and values go, and the angles that it turns by."""
-        keys, values = room.pages.keys, cast(Tensor, room.pages.values)
-        state = DecoderStateStruct(
-            keys=keys.data_ptr(),
-            values=values.data_ptr(),
-            capacity=keys.shape[2],
-            past=room.segments.pasts[0],
-            element=ELEMENTS[keys.dtype],
-        )
-        rope = context.local_rope if self.attention.local and context.local_rope is not None else context.rope
-        if rope is not None and self.attention.turns:
-            cos, sin = rope  # (1, 1, T, size)
-            state.cos, state.sin, state.rotary = cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
-        return state
 
 
 class FusedLayers(Layers):
@@ -131,12 +106,12 @@ class FusedLayers(Layers):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        plain = len(x) > 1 or x.dtype != torch.float32 or context.slopes is not None or torch.is_grad_enabled()
+        plain = x.dtype != torch.float32 or context.slopes is not None or torch.is_grad_enabled()
         if context.cache is None or plain:
             return super().forward(x, context)
         blocks, place = list(self), 0
         while place < len(blocks):
-            run = self._run_from(place, blocks, x.shape[1])
+            run = self._run_from(place, blocks)
             rooms = [context.cache.room(layer.attention.layer, x.shape[1]) for layer in run]
             if run and rooms[0] is not None:
                 x = _decode(x, context, run, cast(list[Room], rooms))
@@ -146,30 +121,41 @@ class FusedLayers(Layers):
                 place += 1
         return x
 
-    def _run_from(self, place: int, blocks: list[nn.Module], tokens: int) -> list[NativeLayer]:
+    def _run_from(self, place: int, blocks: list[nn.Module]) -> list[NativeLayer]:
         """The native layers from `place` on, up to the first block that has to run as it was built."""
         run: list[NativeLayer] = []
         for i in range(place, len(blocks)):
             layer = self._native.get(i)
-            if layer is None or not (tokens <= PANEL or layer.takes_prompts) or not layer.is_untouched(blocks[i]):
+            if layer is None or not layer.is_untouched(blocks[i]):
                 break
             run.append(layer)
         return run
 
 
 def _decode(x: Tensor, context: Context, layers: list[NativeLayer], rooms: list[Room]) -> Tensor:
-    context = replace(context, rope=_contiguous(context.rope), local_rope=_contiguous(context.local_rope))
-    out, count = x.clone(memory_format=torch.contiguous_format), len(layers)
-    structs = (ctypes.c_void_p * count)(*(ctypes.addressof(layer.struct) for layer in layers))
-    states = (DecoderStateStruct * count)(
-        *(layer.state(context, room) for layer, room in zip(layers, rooms, strict=True))
-    )
-    functions().vesalius_decoder_layers(structs, states, count, out.data_ptr(), x.shape[1], threads(), 0)
+    """Layers in one call, as long as they share the segments, which those of one cache do."""
+    out = x.clone(memory_format=torch.contiguous_format)
+    ropes = [_rows(context.rope, len(x)), _rows(context.local_rope or context.rope, len(x))]
+    angles = (AnglesStruct * 3)(AnglesStruct(), *map(_angles, ropes))
+    pairs = zip(layers, rooms, strict=True)
+    for _, group in groupby(pairs, lambda pair: (id(pair[1].segments), pair[1].pages.positions)):
+        some = list(group)
+        pages, segments = some[0][1]
+        assert segments.rows == x.shape[0] * x.shape[1]
+        structs = (ctypes.c_void_p * len(some))(*(layer.address for layer, _ in some))
+        states = (ctypes.c_void_p * len(some))(*(ctypes.addressof(room.pages.struct) for _, room in some))
+        batch = ctypes.byref(segments.struct(pages.positions))
+        functions().vesalius_decoder_layers(structs, states, len(some), batch, angles, out.data_ptr(), threads(), 0)
     return out
 
 
-def _contiguous(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-    return rope and (rope[0].contiguous(), rope[1].contiguous())
+def _rows(rope: tuple[Tensor, Tensor] | None, batch: int) -> tuple[Tensor, Tensor] | None:
+    """cos and sin (B or 1, 1, T, size) for every row of a batch."""
+    return rope and (rope[0].expand(batch, -1, -1, -1).contiguous(), rope[1].expand(batch, -1, -1, -1).contiguous())
+
+
+def _angles(rope: tuple[Tensor, Tensor] | None) -> AnglesStruct:
+    return AnglesStruct() if rope is None else AnglesStruct(rope[0].data_ptr(), rope[1].data_ptr(), rope[0].shape[-1])
 
 
 def _struct(block: nn.Module, attention: Attention) -> DecoderLayerStruct:
@@ -183,9 +169,14 @@ def _struct(block: nn.Module, attention: Attention) -> DecoderLayerStruct:
         kv_heads=layers["k"].out_features // attention.head_dim,
         head_dim=attention.head_dim,
         intermediate=layers["gate"].out_features,
-        window=rule.window,
+        angles=(2 if attention.local else 1) if attention.turns else 0,
         eps=cast(RMSNorm, norms["input_norm"]).eps,
-        scale=rule.scale or 1 / math.sqrt(attention.head_dim),
+        rule=RuleStruct(
+            sinks=None if attention.sinks is None else attention.sinks.data_ptr(),
+            scale=rule.scale or 1 / math.sqrt(attention.head_dim),
+            softcap=rule.softcap,
+            window=rule.window,
+        ),
         residual=cast(PreNorm, block).residual_multiplier,
     )
     for name, layer in layers.items():

@@ -39,6 +39,8 @@ class DenseCache:
             [torch.empty(shape, dtype=dtype, device=device) for _ in layers] for shape in shapes
         )
         self._lengths = [0 for _ in layers]
+        self._pages: dict[int, Pages] = {}
+        self._segments: Segments | None = None
 
     def _sizes(self, config: ModelConfig) -> tuple[int, int, int]:
         """Heads, and how wide their keys and values are."""
@@ -83,10 +85,18 @@ class DenseCache:
         past = self._lengths[layer]
         self._reserve(layer, past + count)
         self._lengths[layer] = past + count
-        keys = self._keys[layer]
-        size = len(keys)
-        segments = Segments([count] * size, [past] * size, [[i] for i in range(size)], keys.device)
-        return Room(Pages(keys, self._values[layer]), segments)
+        keys, pages = self._keys[layer], self._pages.get(layer)
+        if pages is None or pages.keys is not keys:
+            pages = self._pages[layer] = Pages(keys, self._values[layer])
+        return Room(pages, self._same_for_all_layers(len(keys), count, past))
+
+    def _same_for_all_layers(self, size: int, count: int, past: int) -> Segments:
+        """One object for a whole step, so that what is made from it is made once."""
+        known = self._segments
+        if known is None or known.counts != [count] * size or known.pasts[0] != past:
+            device = self._keys[0].device
+            known = self._segments = Segments([count] * size, [past] * size, [[i] for i in range(size)], device)
+        return known
 
     def reorder(self, rows: Tensor) -> None:
         """Makes sequence i continue what sequence rows[i] has read; rows (B',) int64 may repeat or leave out any.

@@ -21,11 +21,15 @@ __all__ = ["Adjuster", "SamplingOptions", "SamplingParams", "candidates", "draw"
 GREEDY_BELOW = 1e-5
 """Dividing logits by a smaller temperature overflows float32, and the draw would be the greedy one anyway."""
 
-NUCLEUS_SIZES = (256, 4096)
+NUCLEUS_SIZES = (64, 512, 4096)
 """How many of the likeliest tokens are tried in turn as those that hold top_p, before all are sorted."""
 
 BLOCK = 64
-"""Scores whose maximum is found at once; argmax itself looks at one after another."""
+"""Scores whose maximum or sum is found at once, so that what orders or adds one after another meets few of them."""
+
+
+Generators = torch.Generator | list[torch.Generator] | None
+"""What draws: the global state, one generator, or one for each row."""
 
 
 class Adjuster:
@@ -87,9 +91,9 @@ class Adjuster:
         return scores
 
 
-def sample(scores: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
+def sample(scores: Tensor, params: SamplingParams, generator: Generators = None) -> Tensor:
     """scores (…, V) -> one token id for each row (…), int64: the likeliest at temperature 0, else drawn from what
-    `process` leaves."""
+    `process` leaves. `generator` may be one for each of the rows (B, V)."""
     if params.temperature < GREEDY_BELOW:
         return likeliest(scores)
     left, ids = candidates(scores, params)
@@ -112,7 +116,7 @@ def candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor |
     """
     scores = processors.temperature(scores, params.temperature)
     if params.top_k is not None and params.top_k < scores.shape[-1]:
-        values, ids = scores.topk(params.top_k + 1)
+        values, ids = best(scores, params.top_k + 1)
         if not (values[..., -1] == values[..., -2]).any():  # ties with the k-th would stay
             return _after_top_k(values[..., :-1], params), ids[..., :-1]
         scores = processors.top_k(scores, params.top_k)
@@ -137,19 +141,19 @@ def _after_top_p(scores: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _nucleus(scores: Tensor, p: float) -> tuple[Tensor, Tensor] | None:
-    """What top-p keeps of one row (V,): scores (n,) and ids (n,), likeliest first. None where they are too many to be
-    found faster than by sorting, or where there are several rows, which keep different numbers of tokens."""
-    if scores.dim() != 1:
-        return None
+    """What top-p keeps of each row (…, V): scores (…, n) and ids (…, n), likeliest first, -inf behind the last that a
+    row keeps. None where a row keeps too many to be found faster than by sorting."""
     logprobs = scores.log_softmax(-1)
     for size in NUCLEUS_SIZES:
-        if size >= len(scores):
+        if size >= scores.shape[-1]:
             break
-        values, ids = logprobs.topk(size)
-        reached = values.exp().cumsum(-1)
-        if float(reached[-1]) >= p:
-            count = int((reached < p).sum()) + 1
-            return values[:count], ids[:count]
+        values, ids = best(logprobs, size)
+        reached = values.exp().cumsum(-1)  # (…, n)
+        if float(reached[..., -1].amin()) >= p:
+            kept = (reached < p).sum(-1, keepdim=True) + 1  # (…, 1)
+            count = int(kept.amax())
+            beyond = torch.arange(count, device=ids.device) >= kept
+            return values[..., :count].masked_fill(beyond, -math.inf), ids[..., :count]
     return None
 
 
@@ -163,17 +167,56 @@ def likeliest(scores: Tensor) -> Tensor:
     return block * BLOCK + best.argmax(-1)
 
 
-def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """probabilities (…, V), not necessarily normed -> one place for each row (…), int64.
+def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """scores (…, V) -> the highest `count` of each row and their ids, (…, count) each, highest first.
+
+    They stand in the blocks with the highest maxima: only those are ordered.
+    """
+    blocks = scores.shape[-1] // BLOCK
+    if scores.shape[-1] % BLOCK or count >= blocks:
+        return scores.topk(count)
+    split = scores.reshape(-1, blocks, BLOCK)  # (N, V / 64, 64)
+    chosen = split.amax(-1).topk(count).indices  # (N, count)
+    rows = torch.arange(len(split), device=scores.device).unsqueeze(1)
+    values, places = split[rows, chosen].flatten(1).topk(count)
+    ids = chosen.gather(1, places // BLOCK) * BLOCK + places % BLOCK
+    return values.view(*scores.shape[:-1], count), ids.view(*scores.shape[:-1], count)
+
+
+def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
+    """probabilities (…, V), not necessarily normed -> one place for each row (…), int64, drawn by one generator, or by
+    one for each of the rows (B, V).
 
     One uniform number a row is looked up in the summed probabilities: `torch.multinomial` takes one number for each of
-    the V tokens. Sums are float64, where the hardware has it, or the last of many tokens would be lost in rounding.
+    the V tokens. First among the sums of whole blocks, then in the block. Sums are float64, where the hardware has it,
+    or the last of many tokens would be lost in rounding.
     """
     wide = torch.float32 if probabilities.device.type == "mps" else torch.float64
-    reached = probabilities.cumsum(-1, dtype=wide)  # (…, V)
-    uniform = torch.rand((*probabilities.shape[:-1], 1), dtype=wide, device=probabilities.device, generator=generator)
-    place = torch.searchsorted(reached, uniform * reached[..., -1:], right=True)  # (…, 1)
-    return place.squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
+    share = _uniform((*probabilities.shape[:-1], 1), wide, probabilities.device, generator)
+    if probabilities.shape[-1] % BLOCK:
+        return _look_up(probabilities, share)[0].squeeze(-1)
+    split = probabilities.unflatten(-1, (-1, BLOCK))  # (…, V / 64, 64)
+    block, share = _look_up(split.sum(-1), share)
+    place, _ = _look_up(split.take_along_dim(block.unsqueeze(-1), -2).squeeze(-2), share)
+    return (block * BLOCK + place).squeeze(-1)
+
+
+def _look_up(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """weights (…, n), share (…, 1) of their sum -> the place (…, 1) where so much is reached, and the share of that
+    place's own weight (…, 1). Never a place without weight."""
+    reached = weights.cumsum(-1, dtype=share.dtype)
+    total = reached[..., -1:]
+    last = (reached < total).sum(-1, keepdim=True)  # rounding may reach beyond it
+    place = torch.searchsorted(reached, share * total, right=True).minimum(last)
+    own = weights.gather(-1, place).to(share.dtype)
+    before = reached.gather(-1, place) - own
+    return place, ((share * total - before) / own).clamp(0, 1)
+
+
+def _uniform(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: Generators) -> Tensor:
+    if not isinstance(generator, list):
+        return torch.rand(shape, dtype=dtype, device=device, generator=generator)
+    return torch.cat([torch.rand((1, *shape[1:]), dtype=dtype, device=device, generator=one) for one in generator])
 
 
 def _check_ids(params: SamplingParams, vocab_size: int) -> None:

@@ -1,4 +1,6 @@
-"""What Python calls of the native library, with types: the C side is at the end of packing.cpp and in quantised.cpp."""
+"""What Python calls of the native library, with types: the C side is at the end of packing.cpp, paged_attention.cpp and
+decoder.cpp, and in quantised.cpp.
+"""
 
 import ctypes
 import functools
@@ -17,6 +19,9 @@ FORMAT_NUMBERS: Mapping[str, int] = {
 }
 """Formats that the native kernels multiply with, by the numbers of quantised.h."""
 
+ELEMENTS: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""What pages of keys and values may hold, by the numbers of paged_attention.h."""
+
 
 class MatrixStruct(ctypes.Structure):
     """PackedMatrix of quantised.h."""
@@ -30,6 +35,34 @@ class MatrixStruct(ctypes.Structure):
     )
 
 
+class PagesStruct(ctypes.Structure):
+    """Pages of paged_attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
+        *((name, ctypes.c_int32) for name in ("element", "kv_heads", "positions", "key_width", "value_width")),
+    )
+
+
+class SegmentsStruct(ctypes.Structure):
+    """Segments of paged_attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("counts", "pasts", "starts", "tables", "ancestors")),
+        *((name, ctypes.c_int32) for name in ("sequences", "rows")),
+    )
+
+
+class RuleStruct(ctypes.Structure):
+    """Rule of paged_attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("slopes", "sinks")),
+        *((name, ctypes.c_float) for name in ("scale", "softcap")),
+        ("window", ctypes.c_int32),
+    )
+
+
 class DecoderLayerStruct(ctypes.Structure):
     """DecoderLayer of decoder.cpp."""
 
@@ -37,19 +70,16 @@ class DecoderLayerStruct(ctypes.Structure):
         *((name, MatrixStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
         *((name, ctypes.c_void_p) for name in ("input_norm", "post_norm", "q_norm", "k_norm")),
         *((name, ctypes.c_void_p) for name in ("q_bias", "k_bias", "v_bias", "o_bias")),
-        *((name, ctypes.c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate", "window")),
-        *((name, ctypes.c_float) for name in ("eps", "scale", "residual")),
+        ("rule", RuleStruct),
+        *((name, ctypes.c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate", "angles")),
+        *((name, ctypes.c_float) for name in ("eps", "residual")),
     )
 
 
-class DecoderStateStruct(ctypes.Structure):
-    """DecoderState of decoder.cpp."""
+class AnglesStruct(ctypes.Structure):
+    """Angles of decoder.cpp."""
 
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "cos", "sin")),
-        *((name, ctypes.c_int64) for name in ("capacity", "past")),
-        *((name, ctypes.c_int32) for name in ("element", "rotary")),
-    )
+    _fields_ = (("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p), ("size", ctypes.c_int64))
 
 
 _MATRIX, _POINTER = ctypes.POINTER(MatrixStruct), ctypes.c_void_p
@@ -60,7 +90,9 @@ _SIGNATURES: Mapping[str, tuple[type, ...]] = {
     "vesalius_dequantise": (_MATRIX, _INT, _INT, _POINTER, _INT),
     "vesalius_gather": (_MATRIX, _POINTER, _LONG, _POINTER, _INT),
     "vesalius_product": (_MATRIX, _POINTER, _LONG, _LONG, _POINTER, _LONG, _INT, _INT),
-    "vesalius_decoder_layers": (_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _INT),
+    "vesalius_paged_write": (_POINTER, _POINTER, _POINTER, _POINTER, _INT),
+    "vesalius_paged_attention": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT),
+    "vesalius_decoder_layers": (_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _INT),
     "vesalius_product_top": (_MATRIX, _POINTER, _LONG, _INT, _INT, _POINTER, _POINTER, _INT, _INT),
 }
 

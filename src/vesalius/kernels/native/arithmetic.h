@@ -1,12 +1,11 @@
-// What a decoder layer is, and the arithmetic beside its products: for decoder.cpp (few rows) and decoder_prompt.cpp
-// (many rows).
+// The arithmetic between products of matrices: vectors of this CPU, sums, exponentials, norms and rotations, for
+// paged_attention.cpp and decoder.cpp.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
-
-#include "quantised.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #include "vectors_512.h"
@@ -20,26 +19,6 @@
 
 namespace vesalius {
 
-// The fields of interface.py: DecoderLayerStruct. Pointers may be null where a layer has no such part.
-struct DecoderLayer {
-    PackedMatrix q, k, v, o, gate, up, down;
-    const float *input_norm, *post_norm;  // (hidden)
-    const float *q_norm, *k_norm;         // (head_dim)
-    const float *q_bias, *k_bias, *v_bias, *o_bias;
-    int32_t hidden, heads, kv_heads, head_dim, intermediate;
-    int32_t window;  // keys that a query reads, its own included; 0: all
-    float eps, scale, residual;
-};
-
-// Keys and values of one layer: (kv_heads, capacity, head_dim), `past` positions filled. cos and sin: (rows, rotary).
-struct DecoderState {
-    void *keys, *values;
-    const float *cos, *sin;
-    int64_t capacity, past;
-    int32_t element;  // of keys and values: 0 float32, 1 bfloat16
-    int32_t rotary;   // coordinates of a head that turn, 0: none
-};
-
 struct Bf16 {
     uint16_t bits;
 };
@@ -50,16 +29,12 @@ inline float load(const Bf16* p) {
     std::memcpy(&out, &bits, 4);
     return out;
 }
-inline void store(float* p, float x) { *p = x; }
+inline float load(const int8_t* p) { return float(*p); }
 inline void store(Bf16* p, float x) {  // to nearest even; NaN stays NaN
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     p->bits = x != x ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-
-// Any number of rows; head_dim is a multiple of 16.
-void decode_prompt(const DecoderLayer& layer, const DecoderState& state, float* x, int rows, int threads,
-                   const Kernels& kernels);
 
 namespace {
 
@@ -82,13 +57,52 @@ inline float sum_of(const float* lanes) {
     return quarter[0] + quarter[2] + (quarter[1] + quarter[3]);
 }
 
-template <class T>
-inline float dot(const float* a, const T* b, int n) {
+// out[i] = sum of the lanes of sums[i], for sixteen of them side by side. In registers half of the vectors is added to
+// the other half after a transposition, until one is left: three instructions for each sum, where one alone takes ten.
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+inline __m512 fold_four(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+}
+inline __m512 fold_quarters(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+inline void add_lanes(const V::Floats* s, float* out) {
+    const __m512 a = fold_quarters(fold_four(s[0], s[1], s[2], s[3]), fold_four(s[4], s[5], s[6], s[7]));
+    const __m512 b = fold_quarters(fold_four(s[8], s[9], s[10], s[11]), fold_four(s[12], s[13], s[14], s[15]));
+    _mm512_storeu_ps(out, fold_quarters(a, b));
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+inline __m256 fold_four(__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+}
+inline void add_lanes(const V::Floats* s, float* out) {
+    for (int i = 0; i < LANES; i += 8) {
+        const __m256 a = fold_four(s[i], s[i + 1], s[i + 2], s[i + 3]);
+        const __m256 b = fold_four(s[i + 4], s[i + 5], s[i + 6], s[i + 7]);
+        const __m256 low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
+        _mm256_storeu_ps(out + i, _mm256_add_ps(low, high));
+    }
+}
+#else
+inline void add_lanes(const V::Floats* s, float* out) {
+    float lanes[LANES][V::width];
+    for (int i = 0; i < LANES; i++) V::store(lanes[i], s[i]);
+    for (int half = V::width / 2; half > 0; half /= 2)
+        for (int i = 0; i < LANES; i++)
+            for (int j = 0; j < half; j++) lanes[i][j] += lanes[i][j + half];
+    for (int i = 0; i < LANES; i++) out[i] = lanes[i][0];
+}
+#endif
+
+inline float dot(const float* a, const float* b, int n) {
     float lanes[LANES] = {}, rest = 0;
     int i = 0;
     for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = __builtin_fmaf(a[i + j], load(b + i + j), lanes[j]);
-    for (; i < n; i++) rest = __builtin_fmaf(a[i], load(b + i), rest);
+        for (int j = 0; j < LANES; j++) lanes[j] = __builtin_fmaf(a[i + j], b[i + j], lanes[j]);
+    for (; i < n; i++) rest = __builtin_fmaf(a[i], b[i], rest);
     return sum_of(lanes) + rest;
 }
 
@@ -154,14 +168,6 @@ struct Range {
 };
 inline Range share(int count, int thread, int threads) {
     return {int(int64_t(count) * thread / threads), int(int64_t(count) * (thread + 1) / threads)};
-}
-
-inline void norm_and_rotate(float* heads, int count, const float* norm, const DecoderLayer& l, const DecoderState& s, int row) {
-    for (int h = 0; h < count; h++) {
-        float* head = heads + int64_t(h) * l.head_dim;
-        if (norm) rms_norm(head, norm, l.head_dim, l.eps, head);
-        if (s.rotary) rotate(head, s.cos + int64_t(row) * s.rotary, s.sin + int64_t(row) * s.rotary, s.rotary);
-    }
 }
 
 }  // namespace
