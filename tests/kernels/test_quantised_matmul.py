@@ -1,7 +1,7 @@
 """Products with quantised matrices: every implementation, instruction set and format against its truth.
 
-Native: equal to 1e-5 to the same arithmetic written in torch with float64 (activations rounded to int8 per 16 columns,
-then exact), and within the stated bound of the float32 product. Torch: within what bfloat16 allows.
+Native: equal to 1e-5 to the same arithmetic written in torch with float64 (activations rounded to int8 as `steps`
+says, then exact), and within the stated bound of the float32 product. Torch: within what bfloat16 allows.
 """
 
 import pytest
@@ -23,14 +23,24 @@ def activations(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def steps(x):
+    """(…, groups, 2, 1) float64: what int8 activations count in. Of the halves of 32 columns the one with the larger
+    magnitude has its largest / 127, the other that divided by the largest power of two up to 16 that it allows."""
+    largest = x.float().unflatten(-1, (-1, 2, 16)).abs().amax(-1, keepdim=True)
+    most = largest.amax(-2, keepdim=True)
+    (mantissa, exponent), (own_mantissa, own_exponent) = most.frexp(), largest.frexp()
+    powers = exponent - own_exponent - (mantissa < own_mantissa).int()
+    return (most / 127).double() * 2.0 ** -powers.where(largest > 0, 4).clamp(0, 4)
+
+
 def rounded(x):
-    """x as the kernels see it: int8 times a scale for each 16 columns, in float64."""
-    groups = x.float().unflatten(-1, (-1, 16))
-    largest = groups.abs().amax(-1, keepdim=True)
-    # 127 / largest would be torch's reciprocal times 127, which is rounded twice
-    inverse = torch.full_like(largest, 127).div(largest)
-    values = torch.where(largest > 0, groups * inverse, 0).round()
-    return (values.double() * (largest / 127).double()).flatten(-2)
+    """x as the kernels see it: int8 times its step, in float64."""
+    halves, step = x.float().unflatten(-1, (-1, 2, 16)), steps(x)
+    most = halves.abs().amax((-1, -2), keepdim=True)
+    # 127 / most would be torch's reciprocal times 127, which is rounded twice
+    inverse = torch.full_like(most, 127).div(most) * ((most / 127).double() / step).float()
+    values = torch.where(most > 0, halves * inverse, 0).round()
+    return (values.double() * step).flatten(-3)
 
 
 def block_peaks(matrix):
@@ -108,8 +118,8 @@ def test_the_largest_codes_and_activations_do_not_overflow(format, isa):
 @pytest.mark.parametrize("format", FORMATS)
 def test_native_is_within_the_rounding_of_activations(format):
     matrix, x = pack(random_blocks(format, 40, 512)), activations(11, 512)
-    half_step = x.unflatten(-1, (-1, 16)).abs().amax(-1, keepdim=True).expand(-1, -1, 16).flatten(-2) / 254
-    bound = half_step.double() @ matrix.dequantise().abs().double().T
+    half_step = (steps(x) / 2).expand(-1, -1, -1, 16).flatten(-3)
+    bound = half_step @ matrix.dequantise().abs().double().T
     slack = 1e-5 * (x.abs().double() @ block_peaks(matrix).double().T)
     assert_within(quantised_matmul(x, matrix, "native"), reference(x, matrix), bound + slack)
 

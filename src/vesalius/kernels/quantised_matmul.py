@@ -2,7 +2,7 @@
 
     reference   the matrix in float32, some rows at a time: the truth that the others approximate
     torch       torch's int4 product or bfloat16 weights (kernels/torch_forms.py): for a machine without a compiler
-    native      activations as int8 with a scale for 16 columns, integer products within them (native/quantised.h)
+    native      activations as int8 with a scale for 16 columns, integer products within 32 (native/quantised.h)
 
 Why integers: decoding reads every weight once a token, so the limit is how fast memory is read, and turning nibbles
 into floats takes longer than that. int8 activations (as in LLM.int8(), Dettmers et al. 2022, arXiv:2208.07339, here per

@@ -58,6 +58,29 @@ inline int32_t four(const int8_t* values) {
     return out;
 }
 
+// Formats of four bits whose halves have one weight scale add up both halves as integers. The codes of quads 4 to 7 stay in
+// the upper half of their bytes, which is the shift by FINEST.
+template <class V, Format F>
+constexpr bool chained() {
+    return TRAITS[F].bits == 4 && TRAITS[F].layout != ScaleLayout::SUB16 && V::takes_bytes;
+}
+
+template <class V, int R>
+inline __attribute__((always_inline)) void chained_products(const uint8_t* lines, const ActivationGroup* x,
+                                                            typename V::Ints (&total)[R]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) total[r] = V::broadcast(0);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        const typename V::Bytes codes = V::field(V::load_bytes(lines + j % 4 * LINE), 0, j < 4 ? 0x0f : 0xf0);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            if (j == 4) total[r] = V::shift_left(total[r], x[r].shift);
+            total[r] = V::dot(total[r], codes, four(x[r].values + 4 * j));
+        }
+    }
+}
+
 // Products of quads FIRST..LAST-1 with R activation rows, less the offset of the codes.
 template <class V, Format F, int R, int FIRST, int LAST>
 inline __attribute__((always_inline)) void integer_products(const uint8_t* lines, const ActivationGroup* x,
@@ -66,7 +89,7 @@ inline __attribute__((always_inline)) void integer_products(const uint8_t* lines
     constexpr int OFFSET = T.bits == 8 && V::biased ? 128 : T.offset;
     constexpr int HELD = V::held(T.bits);
     typename V::Sums sums[R];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
         if constexpr (OFFSET != 0) {
             int sum = (FIRST < 4 ? x[r].sum[0] : 0) + (LAST > 4 ? x[r].sum[1] : 0);
@@ -82,7 +105,7 @@ inline __attribute__((always_inline)) void integer_products(const uint8_t* lines
 #pragma GCC unroll 8
     for (int j = FIRST; j < LAST; j++) {
         typename V::Bytes codes = quad<V, T.bits>(lines, j);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
             if constexpr (T.bits == 8)
                 sums[r] = V::dot_signed(sums[r], codes, four(x[r].values + 4 * j));
@@ -118,28 +141,36 @@ void tile_product(const uint8_t* codes, const uint8_t* scales, int64_t groups, c
             if (lane == 0) prefetch<F>(lines, sub);
             typename V::Ints products[R];
             auto add_half = [&](int half, auto scale) __attribute__((always_inline)) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int r = 0; r < R; r++)
                     y[r] = V::fma(V::mul(V::floats(products[r]), V::splat(group[r].scale[half])), scale, y[r]);
             };
             auto take_minimum = [&](auto minimum, auto sum_of) __attribute__((always_inline)) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int r = 0; r < R; r++) y[r] = V::fnma(minimum, V::splat(sum_of(group[r])), y[r]);
             };
             auto scale = d;
             if constexpr (T.layout == ScaleLayout::SUB32) scale = V::mul(d, V::load_u8(sub + lane));
             if constexpr (T.layout == ScaleLayout::SUB16) scale = V::mul(d, V::load_i8(sub + lane));
-            integer_products<V, F, R, 0, 4>(lines, group, products);
-            if constexpr (T.layout == ScaleLayout::SUB16) {
+            if constexpr (chained<V, F>()) {
+                chained_products<V, R>(lines, group, products);
+                const auto part = V::mul(scale, V::splat(1.0f / (1 << FINEST)));
+#pragma GCC unroll 16
+                for (int r = 0; r < R; r++)
+                    y[r] = V::fma(V::mul(V::floats(products[r]), V::splat(group[r].scale[1])), part, y[r]);
+                if constexpr (T.offset != 0) m = V::mul(scale, V::splat(float(-T.offset)));
+            } else if constexpr (T.layout == ScaleLayout::SUB16) {
+                integer_products<V, F, R, 0, 4>(lines, group, products);
                 add_half(0, scale);
                 integer_products<V, F, R, 4, 8>(lines, group, products);
                 add_half(1, V::mul(d, V::load_i8(sub + sub_bytes(T) / 2 + lane)));
             } else {  // both halves have one weight scale: a product less
                 typename V::Floats both[R];
-#pragma GCC unroll 8
+                integer_products<V, F, R, 0, 4>(lines, group, products);
+#pragma GCC unroll 16
                 for (int r = 0; r < R; r++) both[r] = V::mul(V::floats(products[r]), V::splat(group[r].scale[0]));
                 integer_products<V, F, R, 4, 8>(lines, group, products);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int r = 0; r < R; r++)
                     y[r] = V::fma(V::fma(V::floats(products[r]), V::splat(group[r].scale[1]), both[r]), scale, y[r]);
             }
@@ -150,8 +181,8 @@ void tile_product(const uint8_t* codes, const uint8_t* scales, int64_t groups, c
                 take_minimum(V::mul(m, V::load_u8(minima)), [](auto& a) { return a.scale[1] * float(a.sum[1]); });
             } else if constexpr (T.minimum && T.layout == ScaleLayout::SUB32) {
                 take_minimum(V::mul(m, V::load_u8(sub + TILE + lane)), [](auto& a) { return a.scaled_sum; });
-            } else if constexpr (T.minimum) {
-#pragma GCC unroll 8
+            } else if constexpr (T.minimum || (chained<V, F>() && T.offset != 0)) {
+#pragma GCC unroll 16
                 for (int r = 0; r < R; r++) y[r] = V::fma(m, V::splat(group[r].scaled_sum), y[r]);
             }
         }
@@ -200,39 +231,56 @@ void product(const PackedMatrix& matrix, const ActivationGroup* x, int panel, fl
     BY_FORMAT[matrix.format](matrix, x, panel, y, stride, first, last);
 }
 
-// 16 activations to int8; returns their sum. Plain loops that every compiler turns into the file's vectors.
-inline int32_t quantise_half(const float* x, int8_t* out, float& scale) {
-    uint32_t largest = 0;  // magnitudes compared as integers, where NaN is the largest of all and so is not lost
-    for (int i = 0; i < GROUP / 2; i++) {
-        uint32_t bits;
-        std::memcpy(&bits, x + i, 4);
-        bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-    }
-    float magnitude;
-    std::memcpy(&magnitude, &largest, 4);
-    const float inverse = largest == 0 ? 0.0f : 127.0f / magnitude;
-    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: added, the fraction is rounded off to nearest even
-    int32_t values[GROUP / 2], sum = 0;
-    for (int i = 0; i < GROUP / 2; i++) {
-        const float rounded = x[i] * inverse + ROUND;
-        std::memcpy(&values[i], &rounded, 4);
-        values[i] -= 0x4b400000;
-    }
-    for (int i = 0; i < GROUP / 2; i++) out[i] = int8_t(values[i]);
-    for (int i = 0; i < GROUP / 2; i++) sum += int8_t(values[i]);  // reading `out` again would not become vectors
-    scale = magnitude / 127.0f;
-    return sum;
+inline float float_of(uint32_t bits) {
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
 }
 
-inline void quantise_group(const float* x, ActivationGroup& out) {
-    for (int half = 0; half < 2; half++)
-        out.sum[half] = quantise_half(x + half * GROUP / 2, out.values + half * GROUP / 2, out.scale[half]);
-    out.scaled_sum = out.scale[0] * float(out.sum[0]) + out.scale[1] * float(out.sum[1]);
+// Factors of a few groups, group after group, so that loops over them become vectors: x * inverse = values.
+struct Factors {
+    static constexpr int GROUPS = 8;
+    uint32_t largest[2][GROUPS];  // bits of the largest magnitude of each half
+    float inverse[2][GROUPS], scale[2][GROUPS];
+    int32_t shift[GROUPS];
+};
+
+// Magnitudes are compared as integers, where NaN is the largest of all and so is not lost, and where a difference of
+// 2^23 is a factor of two.
+inline void find_factors(Factors& f) {
+    constexpr uint32_t TINY = 27u << 23;  // 2^-100: what is smaller counts as zero
+    for (int g = 0; g < Factors::GROUPS; g++) {
+        const uint32_t a = f.largest[0][g], b = f.largest[1][g], most = a > b ? a : b, least = a > b ? b : a;
+        const uint32_t powers = (most - least) >> 23, finer = powers < FINEST ? powers : FINEST;
+        const uint32_t down = a > b ? 0 : finer, up = a > b ? finer : 0;  // powers of two below the larger scale
+        const float inverse = most < TINY ? 0.0f : 127.0f / float_of(most), scale = float_of(most) / 127.0f;
+        f.inverse[0][g] = inverse * float_of((127u + down) << 23), f.scale[0][g] = scale * float_of((127u - down) << 23);
+        f.inverse[1][g] = inverse * float_of((127u + up) << 23), f.scale[1][g] = scale * float_of((127u - up) << 23);
+        f.shift[g] = int32_t(FINEST + up - down);
+    }
 }
 
+template <class V>
 void quantise_row(const float* x, int64_t columns, int panel, ActivationGroup* out) {
-    for (int64_t g = 0; g < columns / GROUP; g++) quantise_group(x + g * GROUP, out[g * panel]);
+    Factors f = {};
+    for (int64_t first = 0; first < columns / GROUP; first += Factors::GROUPS) {
+        const int64_t rest = columns / GROUP - first;
+        const int count = rest < Factors::GROUPS ? int(rest) : Factors::GROUPS;
+        for (int g = 0; g < count; g++)
+            for (int half = 0; half < 2; half++)
+                f.largest[half][g] = V::largest(x + (first + g) * GROUP + half * GROUP / 2);
+        find_factors(f);
+        for (int g = 0; g < count; g++) {
+            ActivationGroup& to = out[(first + g) * panel];
+            for (int half = 0; half < 2; half++) {
+                const int at = half * GROUP / 2;
+                to.scale[half] = f.scale[half][g];
+                to.sum[half] = V::round(x + (first + g) * GROUP + at, f.inverse[half][g], to.values + at);
+            }
+            to.scaled_sum = to.scale[0] * float(to.sum[0]) + to.scale[1] * float(to.sum[1]);
+            to.shift = f.shift[g];
+        }
+    }
 }
 
 }  // namespace

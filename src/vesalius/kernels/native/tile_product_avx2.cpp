@@ -4,6 +4,6 @@
 namespace vesalius {
 
 extern const Kernels avx2_kernels;
-const Kernels avx2_kernels = {"avx2", quantise_row, product<Vector256>};
+const Kernels avx2_kernels = {"avx2", quantise_row<Vector256>, product<Vector256>};
 
 }  // namespace vesalius

@@ -4,6 +4,6 @@
 namespace vesalius {
 
 extern const Kernels avx512_kernels;
-const Kernels avx512_kernels = {"avx512", quantise_row, product<Vector512>};
+const Kernels avx512_kernels = {"avx512", quantise_row<Vector512>, product<Vector512>};
 
 }  // namespace vesalius

@@ -4,6 +4,6 @@
 namespace vesalius {
 
 extern const Kernels avx512vnni_kernels;
-const Kernels avx512vnni_kernels = {"avx512vnni", quantise_row, product<Vector512>};
+const Kernels avx512vnni_kernels = {"avx512vnni", quantise_row<Vector512>, product<Vector512>};
 
 }  // namespace vesalius

@@ -4,6 +4,6 @@
 namespace vesalius {
 
 extern const Kernels avxvnni_kernels;
-const Kernels avxvnni_kernels = {"avxvnni", quantise_row, product<Vector256>};
+const Kernels avxvnni_kernels = {"avxvnni", quantise_row<Vector256>, product<Vector256>};
 
 }  // namespace vesalius

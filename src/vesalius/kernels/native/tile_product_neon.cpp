@@ -4,6 +4,6 @@
 namespace vesalius {
 
 extern const Kernels neon_kernels;
-const Kernels neon_kernels = {"neon", quantise_row, product<VectorNeon>};
+const Kernels neon_kernels = {"neon", quantise_row<VectorNeon>, product<VectorNeon>};
 
 }  // namespace vesalius

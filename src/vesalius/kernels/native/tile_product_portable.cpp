@@ -4,6 +4,6 @@
 namespace vesalius {
 
 extern const Kernels portable_kernels;
-const Kernels portable_kernels = {"portable", quantise_row, product<VectorPortable>};
+const Kernels portable_kernels = {"portable", quantise_row<VectorPortable>, product<VectorPortable>};
 
 }  // namespace vesalius

@@ -22,10 +22,31 @@ struct Vector256 {
     static Bytes raise(Bytes b, int shift) { return _mm256_slli_epi16(b, shift); }
     static Bytes either(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
 
+    // Of sixteen floats: the bits of the largest magnitude; x * inverse as int8, and the sum of that.
+    static uint32_t largest(const float* x) {
+        const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+        __m256i eight = _mm256_max_epu32(_mm256_and_si256(load_bytes(reinterpret_cast<const uint8_t*>(x)), magnitude),
+                                         _mm256_and_si256(load_bytes(reinterpret_cast<const uint8_t*>(x + 8)), magnitude));
+        __m128i four = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        four = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4e));
+        return uint32_t(_mm_cvtsi128_si32(_mm_max_epu32(four, _mm_shuffle_epi32(four, 0xb1))));
+    }
+    static int32_t round(const float* x, float inverse, int8_t* out) {
+        const __m256 factor = _mm256_set1_ps(inverse);
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(load(x), factor)), b = _mm256_cvtps_epi32(_mm256_mul_ps(load(x + 8), factor));
+        __m128i low = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        __m128i high = _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_packs_epi16(low, high));
+        __m128i sum = _mm_madd_epi16(_mm_add_epi16(low, high), _mm_set1_epi16(1));
+        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+    }
+
     static Ints broadcast(int32_t v) { return _mm256_set1_epi32(v); }
     static Sums no_sums() { return _mm256_setzero_si256(); }
 #ifdef __AVXVNNI__
-    static constexpr bool direct = true, biased = true;
+    static constexpr bool direct = true, biased = true, takes_bytes = true;
+    static Ints shift_left(Ints v, int32_t by) { return _mm256_sllv_epi32(v, _mm256_set1_epi32(by)); }
     static constexpr int held(int) { return 8; }
     static Sums dot(Sums s, Bytes codes, int32_t x) {
         return _mm256_dpbusd_avx_epi32(s, codes, _mm256_set1_epi32(x));
@@ -36,7 +57,7 @@ struct Vector256 {
     static Ints widen(Ints total, Sums) { return total; }
 #else
     // Pairs of products are added in int16: 2 * 127 * largest code a quad, up to 32767.
-    static constexpr bool direct = false, biased = false;
+    static constexpr bool direct = false, biased = false, takes_bytes = false;
     static constexpr int held(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
     static Sums dot(Sums s, Bytes codes, int32_t x) {
         return _mm256_add_epi16(s, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(x)));

@@ -22,10 +22,21 @@ struct Vector512 {
     static Bytes raise(Bytes b, int shift) { return _mm512_slli_epi16(b, shift); }
     static Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
 
+    // Of sixteen floats: the bits of the largest magnitude; x * inverse as int8, and the sum of that.
+    static uint32_t largest(const float* x) {
+        return _mm512_reduce_max_epu32(_mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff)));
+    }
+    static int32_t round(const float* x, float inverse, int8_t* out) {
+        __m512i values = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtsepi32_epi8(values));
+        return _mm512_reduce_add_epi32(values);
+    }
+
     static Ints broadcast(int32_t v) { return _mm512_set1_epi32(v); }
     static Sums no_sums() { return _mm512_setzero_si512(); }
 #ifdef __AVX512VNNI__
-    static constexpr bool direct = true, biased = true;
+    static constexpr bool direct = true, biased = true, takes_bytes = true;
+    static Ints shift_left(Ints v, int32_t by) { return _mm512_sllv_epi32(v, _mm512_set1_epi32(by)); }
     static constexpr int held(int) { return 8; }
     static Sums dot(Sums s, Bytes codes, int32_t x) { return _mm512_dpbusd_epi32(s, codes, _mm512_set1_epi32(x)); }
     static Sums dot_signed(Sums s, Bytes codes, int32_t x) {
@@ -34,7 +45,7 @@ struct Vector512 {
     static Ints widen(Ints total, Sums) { return total; }
 #else
     // Pairs of products are added in int16: 2 * 127 * largest code a quad, up to 32767.
-    static constexpr bool direct = false, biased = false;
+    static constexpr bool direct = false, biased = false, takes_bytes = false;
     static constexpr int held(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
     static Sums dot(Sums s, Bytes codes, int32_t x) {
         return _mm512_add_epi16(s, _mm512_maddubs_epi16(codes, _mm512_set1_epi32(x)));

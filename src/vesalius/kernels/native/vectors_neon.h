@@ -15,7 +15,7 @@ struct VectorNeon {
     using Sums = int32x4_t;
     using Ints = int32x4_t;
     using Floats = float32x4_t;
-    static constexpr bool direct = true, biased = false;
+    static constexpr bool direct = true, biased = false, takes_bytes = false;
     static constexpr int held(int) { return 8; }
 
     static Bytes load_bytes(const uint8_t* p) { return vld1q_u8(p); }
@@ -24,6 +24,22 @@ struct VectorNeon {
     }
     static Bytes raise(Bytes b, int shift) { return vshlq_u8(b, vdupq_n_s8(int8_t(shift))); }
     static Bytes either(Bytes a, Bytes b) { return vorrq_u8(a, b); }
+
+    // Of sixteen floats: the bits of the largest magnitude; x * inverse as int8, and the sum of that.
+    static uint32_t largest(const float* x) {
+        uint32x4_t most = vdupq_n_u32(0);
+        for (int i = 0; i < 16; i += 4)
+            most = vmaxq_u32(most, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x + i)), vdupq_n_u32(0x7fffffff)));
+        return vmaxvq_u32(most);
+    }
+    static int32_t round(const float* x, float inverse, int8_t* out) {
+        int16x4_t parts[4];
+        for (int i = 0; i < 4; i++) parts[i] = vqmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + 4 * i), inverse)));
+        const int8x16_t values = vcombine_s8(vqmovn_s16(vcombine_s16(parts[0], parts[1])),
+                                             vqmovn_s16(vcombine_s16(parts[2], parts[3])));
+        vst1q_s8(out, values);
+        return vaddlvq_s8(values);
+    }
 
     static Ints broadcast(int32_t v) { return vdupq_n_s32(v); }
     static Sums no_sums() { return vdupq_n_s32(0); }

@@ -19,7 +19,7 @@ struct VectorPortable {
     using Sums = Int16Lanes;
     using Ints = Int16Lanes;
     using Floats = Float16Lanes;
-    static constexpr bool direct = true, biased = false;
+    static constexpr bool direct = true, biased = false, takes_bytes = true;
     static constexpr int held(int) { return 8; }
 
     static Bytes load_bytes(const uint8_t* p) {
@@ -31,6 +31,32 @@ struct VectorPortable {
     static Bytes raise(Bytes b, int shift) { return b << uint32_t(shift); }
     static Bytes either(Bytes a, Bytes b) { return a | b; }
 
+    // Of sixteen floats: the bits of the largest magnitude; x * inverse as int8, and the sum of that. Plain loops that
+    // every compiler turns into vectors.
+    static uint32_t largest(const float* x) {
+        uint32_t most = 0;
+        for (int i = 0; i < TILE; i++) {
+            uint32_t bits;
+            std::memcpy(&bits, x + i, 4);
+            bits &= 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+        return most;
+    }
+    static int32_t round(const float* x, float inverse, int8_t* out) {
+        constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: added, the fraction is rounded off to nearest even
+        int32_t values[TILE], sum = 0;
+        for (int i = 0; i < TILE; i++) {
+            const float rounded = x[i] * inverse + ROUND;
+            std::memcpy(&values[i], &rounded, 4);
+            values[i] -= 0x4b400000;
+        }
+        for (int i = 0; i < TILE; i++) out[i] = int8_t(values[i]);
+        for (int i = 0; i < TILE; i++) sum += int8_t(values[i]);  // reading `out` again would not become vectors
+        return sum;
+    }
+
+    static Ints shift_left(Ints v, int32_t by) { return v << by; }
     static Ints broadcast(int32_t v) { return Ints{} + v; }
     static Sums no_sums() { return Sums{}; }
     static int32_t byte(int32_t four, int c) { return int8_t(uint32_t(four) >> 8 * c); }
