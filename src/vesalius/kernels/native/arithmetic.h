@@ -1,5 +1,5 @@
 // The arithmetic between products of matrices: vectors of this CPU, sums, exponentials, norms and rotations, for
-// paged_attention.cpp and decoder.cpp.
+// paged_attention.cpp, decoder.cpp and parts.cpp.
 #pragma once
 
 #include <algorithm>
@@ -49,6 +49,34 @@ using V = VectorPortable;
 #endif
 
 constexpr int LANES = 16;
+
+// A vector of what pages hold.
+inline V::Floats vector(const float* p) { return V::load(p); }
+inline V::Floats vector(const int8_t* p) { return V::load_i8(reinterpret_cast<const uint8_t*>(p)); }
+inline V::Floats vector(const Bf16* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+#elif defined(__AVX2__) && defined(__FMA__)
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#elif defined(__aarch64__)
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16));
+#else
+    float floats[V::width];
+    for (int i = 0; i < V::width; i++) floats[i] = load(p + i);
+    return V::load(floats);
+#endif
+}
+
+// Holds a vector in its register: GCC else reads it from memory again in each of the products that it is part of.
+inline void hold(V::Floats& x) {
+#if defined(__x86_64__) && defined(__AVX2__)
+    asm("" : "+v"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
+#endif
+}
 
 inline float sum_of(const float* lanes) {
     float half[8], quarter[4];
@@ -151,6 +179,11 @@ inline float exponentials(float* scores, int count, float largest) {
 inline void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
     const float scale = 1.0f / std::sqrt(dot(x, x, n) / float(n) + eps);
     for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+}
+
+// gate = silu(gate) * up
+inline void gate_by_silu(float* gate, const float* up, int n) {
+    for (int i = 0; i < n; i++) gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
 // Coordinate i turns with coordinate i + rotary / 2 (kernels/rope.py).

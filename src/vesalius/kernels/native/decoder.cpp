@@ -231,8 +231,8 @@ void gated(const Step& s, const DecoderLayer& l, const ActivationGroup* in, Queu
             s.multiply(l.gate, in, p, first, last, gate, CHUNK * TILE);
             s.multiply(l.up, in, p, first, last, up, CHUNK * TILE);
             for (int r = 0; r < s.width(p); r++) {
-                float *g = gate + r * CHUNK * TILE, *u = up + r * CHUNK * TILE;
-                for (int c = 0; c < count; c++) g[c] = g[c] / (1.0f + exponential(-g[c])) * u[c];
+                float* g = gate + r * CHUNK * TILE;
+                gate_by_silu(g, up + r * CHUNK * TILE, count);
                 s.quantise(g, p * PANEL + r, int64_t(first) * TILE, count, l.intermediate, s.wide);
             }
         }

@@ -1,5 +1,5 @@
 """What Python calls of the native library, with types: the C side is at the end of packing.cpp, paged_attention.cpp and
-decoder.cpp, and in quantised.cpp.
+decoder.cpp, and in quantised.cpp and parts.cpp.
 """
 
 import ctypes
@@ -92,6 +92,9 @@ _SIGNATURES: Mapping[str, tuple[type, ...]] = {
     "vesalius_product": (_MATRIX, _POINTER, _LONG, _LONG, _POINTER, _LONG, _INT, _INT),
     "vesalius_paged_write": (_POINTER, _POINTER, _POINTER, _POINTER, _INT),
     "vesalius_paged_attention": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT),
+    "vesalius_norm_quantise": (_POINTER, _POINTER, _INT, _LONG, ctypes.c_float, _POINTER, _INT, _INT),
+    "vesalius_gate_quantise": (_POINTER, _POINTER, _INT, _LONG, _POINTER, _INT, _INT),
+    "vesalius_turn_and_write": (*[_POINTER] * 4, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT),
     "vesalius_decoder_layers": (_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _INT),
     "vesalius_product_top": (_MATRIX, _POINTER, _LONG, _INT, _INT, _POINTER, _POINTER, _INT, _INT),
 }

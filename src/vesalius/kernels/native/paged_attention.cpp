@@ -25,13 +25,14 @@ namespace vesalius {
 namespace {
 
 constexpr int KEYS = 64;               // whose scores are softmaxed together
-constexpr int STRIP = 64;              // queries whose scores stay in the first cache
+constexpr int STRIP = 32;              // queries whose scores stay in the first cache
 constexpr int STRIDE = KEYS + LANES;   // of scores: what sixteen at a time write beyond the last key
 constexpr int FEW_ROWS = 8;            // rows up to which ranges are short
 constexpr int SHORT_RANGE = 128, LONG_RANGE = 512;  // keys
 constexpr int MOST_QUERIES = 256, MOST_ROWS = 64;   // of a block of rows
 constexpr int TRANSPOSED = 24;         // queries from which transposing the keys pays
 constexpr int ROWS = 4;                // of a product held in registers
+constexpr int DEPTH = 64;              // of a product before its sums are written
 constexpr int HELD = V::width == 16 ? 4 : 2;  // vectors of one row in registers
 constexpr double WORTH_THREADS = 1e5;  // operations below which starting a team costs more
 
@@ -63,8 +64,12 @@ struct Pieces {
 template <class T>
 void to_floats(const T* from, int count, int width, int stride, float* to) {
     for (int i = 0; i < count; i++) {
-        for (int e = 0; e < width; e++) to[i * stride + e] = load(from + int64_t(i) * width + e);
-        for (int e = width; e < stride; e++) to[i * stride + e] = 0.0f;
+        const T* row = from + int64_t(i) * width;
+        float* out = to + i * stride;
+        int e = 0;
+        for (; e + V::width <= width; e += V::width) V::store(out + e, vector(row + e));
+        for (; e < width; e++) out[e] = load(row + e);
+        for (; e < stride; e++) out[e] = 0.0f;
     }
 }
 
@@ -148,10 +153,11 @@ void score_sixteen(const float* queries, const float* keys, int width, int count
             for (int e = 0; e < width; e += V::width) {
                 V::Floats some[4];
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; j++) some[j] = V::load(key + j * width + e);
+                for (int j = 0; j < 4; j++) hold(some[j] = V::load(key + j * width + e));
 #pragma GCC unroll 4
                 for (int r = 0; r < R; r++) {
-                    const V::Floats query = V::load(queries + r * width + e);
+                    V::Floats query = V::load(queries + r * width + e);
+                    hold(query);
 #pragma GCC unroll 4
                     for (int j = 0; j < 4; j++) four[r][j] = V::fma(query, some[j], four[r][j]);
                 }
@@ -191,7 +197,7 @@ inline void tile_product(const float* a, int a_stride, const float* b, int b_str
     for (int p = 0; p < k; p++) {
         V::Floats row[J];
 #pragma GCC unroll 4
-        for (int j = 0; j < J; j++) row[j] = V::load(b + int64_t(p) * b_stride + j * V::width);
+        for (int j = 0; j < J; j++) hold(row[j] = V::load(b + int64_t(p) * b_stride + j * V::width));
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const V::Floats value = V::splat(a[r * a_stride + p]);
@@ -214,13 +220,17 @@ void product_columns(const float* a, int a_stride, const float* b, int b_stride,
     if (r < rows) run(a + r * a_stride, a_stride, b, b_stride, c + int64_t(r) * c_stride, c_stride, k);
 }
 
-// c (rows, columns) += a (rows, k) times b (k, columns); columns is a multiple of a vector's width.
+// c (rows, columns) += a (rows, k) times b (k, columns); columns is a multiple of a vector's width. What is taken of b at
+// a time stays in the first cache while all rows pass it.
 void product(const float* a, int a_stride, const float* b, int b_stride, float* c, int c_stride, int rows, int columns,
-             int k) {
-    int j = 0;
-    for (; j + HELD * V::width <= columns; j += HELD * V::width)
-        product_columns<HELD>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
-    for (; j < columns; j += V::width) product_columns<1>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
+             int all) {
+    for (int first = 0; first < all; first += DEPTH, a += DEPTH, b += int64_t(DEPTH) * b_stride) {
+        const int k = std::min(DEPTH, all - first);
+        int j = 0;
+        for (; j + HELD * V::width <= columns; j += HELD * V::width)
+            product_columns<HELD>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
+        for (; j < columns; j += V::width) product_columns<1>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
+    }
 }
 
 // Keys as columns of (width, KEYS); what stands beside them is never looked at.
