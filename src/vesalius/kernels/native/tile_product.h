@@ -121,10 +121,10 @@ inline __attribute__((always_inline)) void integer_products(const uint8_t* lines
         for (int r = 0; r < R; r++) total[r] = sums[r];
 }
 
-// out[r][0..15] = the tile times activation rows x[g * panel + r], r < R.
+// out[r * stride + 0..15] = the tile times activation rows x[g * panel + r], r < R.
 template <class V, Format F, int R>
 void tile_product(const uint8_t* codes, const uint8_t* scales, int64_t groups, const ActivationGroup* x, int panel,
-                  float* out) {
+                  float* out, int64_t stride) {
     constexpr FormatTraits T = TRAITS[F];
     constexpr int PER_SUPER = groups_of_super(T);
     for (int lane = 0; lane < TILE; lane += V::width) {
@@ -186,16 +186,20 @@ void tile_product(const uint8_t* codes, const uint8_t* scales, int64_t groups, c
                 for (int r = 0; r < R; r++) y[r] = V::fma(m, V::splat(group[r].scaled_sum), y[r]);
             }
         }
-        for (int r = 0; r < R; r++) V::store(out + r * TILE + lane, y[r]);
+        for (int r = 0; r < R; r++) V::store(out + r * stride + lane, y[r]);
     }
 }
 
-// R rows of the panel from row r on, and how many that were; only the tile's real rows are written.
+// R rows of the panel, and how many that were; only the tile's real rows are written.
 template <class V, Format F, int R>
 inline int tile_rows(const uint8_t* codes, const uint8_t* scales, int64_t groups, const ActivationGroup* x, int panel,
                      float* y, int64_t stride, int rows) {
+    if (rows == TILE) {
+        tile_product<V, F, R>(codes, scales, groups, x, panel, y, stride);
+        return R;
+    }
     alignas(64) float out[R * TILE];
-    tile_product<V, F, R>(codes, scales, groups, x, panel, out);
+    tile_product<V, F, R>(codes, scales, groups, x, panel, out, TILE);
     for (int r = 0; r < R; r++) std::memcpy(y + r * stride, out + r * TILE, sizeof(float) * rows);
     return R;
 }
@@ -246,17 +250,18 @@ struct Factors {
 };
 
 // Magnitudes are compared as integers, where NaN is the largest of all and so is not lost, and where a difference of
-// 2^23 is a factor of two.
-inline void find_factors(Factors& f) {
-    constexpr uint32_t TINY = 27u << 23;  // 2^-100: what is smaller counts as zero
+// 2^23 is a factor of two. Neither branches nor inlined, where it would be unrolled first, so that it becomes vectors.
+__attribute__((noinline)) void find_factors(Factors& f) {
+    constexpr uint32_t TINY = 27u << 23;  // 2^-100: the least that is scaled up to 127
+    constexpr uint32_t ONE = 127u << 23;
     for (int g = 0; g < Factors::GROUPS; g++) {
-        const uint32_t a = f.largest[0][g], b = f.largest[1][g], most = a > b ? a : b, least = a > b ? b : a;
-        const uint32_t powers = (most - least) >> 23, finer = powers < FINEST ? powers : FINEST;
-        const uint32_t down = a > b ? 0 : finer, up = a > b ? finer : 0;  // powers of two below the larger scale
-        const float inverse = most < TINY ? 0.0f : 127.0f / float_of(most), scale = float_of(most) / 127.0f;
-        f.inverse[0][g] = inverse * float_of((127u + down) << 23), f.scale[0][g] = scale * float_of((127u - down) << 23);
-        f.inverse[1][g] = inverse * float_of((127u + up) << 23), f.scale[1][g] = scale * float_of((127u - up) << 23);
-        f.shift[g] = int32_t(FINEST + up - down);
+        const uint32_t a = f.largest[0][g], b = f.largest[1][g], least = a < b ? a : b, larger = a < b ? b : a;
+        const uint32_t most = larger < TINY ? TINY : larger, powers = (most - least) >> 23;
+        const uint32_t finer = powers < FINEST ? powers : FINEST, first = a < b ? finer << 23 : 0, second = (finer << 23) - first;
+        const float inverse = 127.0f / float_of(most), scale = float_of(most) / 127.0f;
+        f.inverse[0][g] = inverse * float_of(ONE + first), f.scale[0][g] = scale * float_of(ONE - first);
+        f.inverse[1][g] = inverse * float_of(ONE + second), f.scale[1][g] = scale * float_of(ONE - second);
+        f.shift[g] = int32_t(FINEST + (second >> 23) - (first >> 23));
     }
 }
 
