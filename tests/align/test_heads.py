@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from infer.speculative.written import Text
+from infer.speculative.written import text
 from torch.nn import functional as F
 
 from vesalius.align.heads import DISCOUNT, MultiToken, later
@@ -87,7 +87,7 @@ def stood(model: Transformer, heads: MultiTokenHeads) -> float:
     for row in rows:
         with torch.no_grad():
             hidden = model.model(row[None, :9])[0, -1]
-        draft = drafter.propose(Text(row[:10].tolist(), hidden=hidden), 2)
+        draft = drafter.propose(text(row[:10].tolist(), hidden=hidden), 2)
         guesses, truth = draft.tokens, row[10:].tolist()
         if draft.is_chain:
             right = [a == b for a, b in zip(guesses, truth, strict=False)]

@@ -12,7 +12,7 @@ from vesalius.data.loader import PackedLoader
 from vesalius.data.shards import TokenShards
 from vesalius.hub.directory import save_model
 from vesalius.hub.unpacking import is_quantised
-from vesalius.infer.engine import placement
+from vesalius.infer.intake import placement
 from vesalius.infer.speculative.heads import FILE, MultiTokenHeads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe import HeadsSection

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from infer.speculative.written import Text
+from infer.speculative.written import text
 
 from vesalius.core.errors import UserError
 from vesalius.infer.params import SamplingParams
@@ -38,7 +38,7 @@ def alone(model: Transformer, ids: list[int], count: int) -> list[int]:
 
 
 def test_it_writes_on_greedily_whatever_of_its_drafts_stood(model):
-    drafter, sequence = DraftModel(model, model.config), Text(list(PROMPT))
+    drafter, sequence = DraftModel(model, model.config), text(PROMPT)
     for stood in (4, 0, 2, 3, 4, 1):
         draft = drafter.propose(sequence, 4)
         expected = alone(model, sequence.prompt + sequence.ids, 4)
@@ -51,7 +51,7 @@ def test_it_writes_on_greedily_whatever_of_its_drafts_stood(model):
 
 
 def test_it_reads_only_what_it_has_not_read(model):
-    drafter, sequence = DraftModel(model, model.config), Text(list(PROMPT))
+    drafter, sequence = DraftModel(model, model.config), text(PROMPT)
     counts: list[int] = []
     hook = model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].shape[1]))
     draft = drafter.propose(sequence, 3)
@@ -65,7 +65,7 @@ def test_it_reads_only_what_it_has_not_read(model):
 
 def test_its_draws_come_with_the_distributions_they_were_drawn_from(model):
     params = SamplingParams(temperature=0.8, top_k=5)
-    drafter, sequence = DraftModel(model, model.config), Text(list(PROMPT), params=params)
+    drafter, sequence = DraftModel(model, model.config), text(PROMPT, params)
     seen = set()
     for seed in range(20):
         sequence.generator = torch.Generator().manual_seed(seed)
@@ -80,9 +80,9 @@ def test_its_draws_come_with_the_distributions_they_were_drawn_from(model):
 
 
 def test_it_drafts_no_further_than_its_own_context(model):
-    drafter, sequence = DraftModel(model, model.config), Text([3] * 60)
+    drafter, sequence = DraftModel(model, model.config), text([3] * 60)
     assert len(drafter.propose(sequence, 8)) == 4
-    assert drafter.propose(Text([3] * 64), 8) is EMPTY
+    assert drafter.propose(text([3] * 64), 8) is EMPTY
 
 
 def test_a_text_that_outgrows_its_frequencies_is_read_again():
@@ -91,14 +91,14 @@ def test_a_text_that_outgrows_its_frequencies_is_read_again():
         kind="longrope", original_max_position_embeddings=8, short_factor=(1.0,) * 4, long_factor=factors
     )
     model = Transformer(ModelConfig.from_dict(SIZES | {"rope_scaling": scaling})).eval()
-    drafter, sequence = DraftModel(model, model.config), Text(list(PROMPT))
+    drafter, sequence = DraftModel(model, model.config), text(PROMPT)
     for _ in range(6):
         assert drafter.propose(sequence, 1).tokens == alone(model, sequence.prompt + sequence.ids, 1)
         sequence.ids += drafter.propose(sequence, 1).tokens
 
 
 def test_a_closed_sequence_is_forgotten(model):
-    drafter, sequence = DraftModel(model, model.config), Text(list(PROMPT))
+    drafter, sequence = DraftModel(model, model.config), text(PROMPT)
     drafter.propose(sequence, 1)
     assert len(drafter._readers) == 1
     drafter.close(sequence)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from infer.speculative.written import Text
+from infer.speculative.written import text
 from safetensors.torch import save_file
 
 from vesalius.core.errors import UserError
@@ -60,7 +60,7 @@ def test_a_head_is_one_residual_block():
 def test_it_drafts_by_the_last_hidden_state(model):
     heads = MultiTokenHeads(32, 2)
     torch.nn.init.normal_(heads.layers[1].weight, std=0.5, generator=torch.Generator().manual_seed(0))
-    drafter, sequence = Heads(model, heads), Text([1], hidden=torch.randn(32))
+    drafter, sequence = Heads(model, heads), text([1], hidden=torch.randn(32))
     draft = drafter.propose(sequence, 12)
     assert len(draft) == 12
     assert drafter.needs_hidden
@@ -71,7 +71,7 @@ def test_it_drafts_by_the_last_hidden_state(model):
     assert draft.tokens[draft.parents.index(0)] == likeliest[1]
     for node, token in enumerate(draft.tokens):
         assert token in logprobs[draft.depths[node] - 1].topk(WIDTH).indices
-    assert drafter.propose(Text([1]), 12) is EMPTY
+    assert drafter.propose(text([1]), 12) is EMPTY
 
 
 def test_they_are_saved_beside_a_model_and_opened_by_the_directory_or_the_file(tmp_path):

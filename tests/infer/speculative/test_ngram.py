@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from infer.speculative.written import Text as Sequence
+from infer.speculative.written import text as sequence_of
 
 from vesalius.infer.speculative.draft import EMPTY
 from vesalius.infer.speculative.ngram import Lookup, Text
@@ -57,11 +57,11 @@ def test_a_text_that_goes_back_to_something_far_away_is_followed_to_its_latest_p
 
 
 def test_a_proposer_reads_only_what_is_new_and_forgets_a_closed_sequence():
-    lookup, sequence = Lookup(), Sequence([1, 2, 3, 1, 2])
+    lookup, sequence = Lookup(), sequence_of([1, 2, 3, 1, 2])
     assert lookup.propose(sequence, 2).tokens == [3, 1]
     sequence.ids += [3, 9, 9]
     assert lookup.propose(sequence, 3).tokens == [9, 9, 9]
-    assert lookup.propose(Sequence([1, 2, 3]), 5) is EMPTY
+    assert lookup.propose(sequence_of([1, 2, 3]), 5) is EMPTY
     lookup.close(sequence)
     assert len(lookup._texts) == 1
 

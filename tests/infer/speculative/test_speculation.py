@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from infer.speculative.written import Text
+from infer.speculative.written import text
 
 from vesalius.infer.speculative.closed_form import speedup
 from vesalius.infer.speculative.control import FIRST_PAUSE, REFRESH, TIMED
@@ -42,15 +42,15 @@ class Machine:
     def __post_init__(self) -> None:
         self.guesses = Guesses()
         self.speculation = Speculation(self.guesses, most=self.most, controlled=self.controlled, clock=lambda: self.now)
-        self.texts = [Text([1]) for _ in range(self.sequences)]
+        self.texts = [text([1]) for _ in range(self.sequences)]
         self.generator = torch.Generator().manual_seed(0)
 
     def step(self, *, limit: int = 100, only_wrote: bool = True, slower: float = 1.0) -> list[Draft]:
         self.speculation.begin(self.sequences)
-        drafts = [self.speculation.draft(text, limit) for text in self.texts]
-        for text, draft in zip(self.texts, drafts, strict=True):
+        drafts = [self.speculation.draft(one, limit) for one in self.texts]
+        for one, draft in zip(self.texts, drafts, strict=True):
             tries = (torch.rand(len(draft), generator=self.generator) < self.alpha).int()
-            self.speculation.keep(text, draft, int(tries.cumprod(0).sum()))
+            self.speculation.keep(one, draft, int(tries.cumprod(0).sum()))
         self.now += slower * (1 + self.cost * sum(map(len, drafts)) / self.sequences)
         self.speculation.end(only_wrote=only_wrote)
         self.lengths.append(max(map(len, drafts)))
@@ -150,7 +150,7 @@ def test_a_step_that_read_prompts_or_was_interrupted_tells_nothing_of_time():
 def test_each_number_of_sequences_is_timed_for_itself():
     machine = Machine(alpha=1.0, cost=0.0)
     machine.run(10)
-    machine.sequences, machine.texts = 2, [Text([1]), Text([2])]
+    machine.sequences, machine.texts = 2, [text([1]), text([2])]
     machine.run(TIMED + 1)
     assert machine.lengths[10:] == [0] * TIMED + [7]
 
@@ -165,7 +165,7 @@ def test_a_closed_sequence_is_forgotten_everywhere():
 
 def test_a_draft_that_has_nothing_is_no_evidence():
     speculation = Speculation(Guesses())
-    speculation.keep(Text([1]), EMPTY, 0)
+    speculation.keep(text([1]), EMPTY, 0)
     assert len(speculation._evidence) == 0
     assert speculation.report().drafted == 0
 

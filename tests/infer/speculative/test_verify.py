@@ -3,19 +3,22 @@ where the draft was drawn; with processors, constraints, end tokens and trees.""
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from infer.speculative.written import text, write
 from scipy import stats
 from torch import Tensor
 
 from vesalius.core.errors import UserError
 from vesalius.infer.params import SamplingParams
 from vesalius.infer.sampling import Adjuster, draw, process
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import EMPTY, Draft
-from vesalius.infer.speculative.verify import Accepted, Taking, accept, distribution
+from vesalius.infer.speculative.verify import distribution, write_along
 
 V = 6
 PROMPT = [2, 4, 4]
@@ -47,27 +50,34 @@ class Never:
         assert token not in (self.last, self.forbidden)
         self.last = token
 
-
-def taking(params: SamplingParams, generator: torch.Generator, eos: tuple[int, ...] = (), constraint=None) -> Taking:
-    adjust = Adjuster(params, V, prompt_tokens=len(PROMPT), eos_ids=frozenset(eos))
-    return Taking(params=params, generator=generator, adjust=adjust, eos_ids=frozenset(eos), constraint=constraint)
+    def fork(self) -> "Never":
+        return Never(self.last, self.forbidden)
 
 
-def history(ids: list[int], rules: Taking) -> Tensor | None:
-    return torch.tensor(ids) if rules.adjust.active else None
+def step(model: Chain, sequence: Sequence, draft: Draft = EMPTY, eos: tuple[int, ...] = ()) -> list[int]:
+    """One step -> the nodes that stood."""
+    before = sequence.length
+    path = write_along(draft, model.logits(last(sequence), draft), sequence, partial(write, eos_ids=eos))
+    new = sequence.tokens(before, sequence.length)
+    assert [draft.tokens[node] for node in path] == new[: len(path)]
+    assert len(new) == len(path) + (sequence.error is None)
+    return path
 
 
-def written(model: Chain, rules: Taking, count: int, drafts=lambda ids: EMPTY) -> list[int]:
+def last(sequence: Sequence) -> int:
+    return sequence.tokens(sequence.length - 1, sequence.length)[0]
+
+
+def written(model: Chain, sequence: Sequence, count: int, drafts=lambda sequence: EMPTY, eos=()) -> list[int]:
     """`count` tokens, several a step where the drafts are right."""
-    ids = list(PROMPT)
-    while len(ids) < len(PROMPT) + count:
-        draft = drafts(ids)
-        accepted = accept(draft, model.logits(ids[-1], draft), rules, history(ids, rules))
-        assert accepted.tokens[:-1] == [draft.tokens[node] for node in accepted.path]
-        ids += accepted.tokens
-        if ids[-1] in rules.eos_ids:
-            break
-    return ids[len(PROMPT) :][:count]
+    while len(sequence.ids) < count and sequence.error is None and sequence.finish_reason is None:
+        step(model, sequence, drafts(sequence), eos)
+    return sequence.ids[:count]
+
+
+def plainly(model: Chain, count: int, **settings) -> list[int]:
+    """The tokens of plain greedy decoding."""
+    return written(model, text(PROMPT, SamplingParams(**settings), vocab_size=V), count)
 
 
 def random_tree(seed: int, size: int) -> Draft:
@@ -109,58 +119,58 @@ PROCESSED = [
 def test_what_guesses_lead_to_is_what_plain_decoding_writes_to_the_token(options, constrained, seed, size):
     params, model = SamplingParams.of(seed=seed, max_tokens=12, **options), Chain(seed)
 
-    def rules() -> Taking:
+    def outcome(drafts) -> tuple[list[int], str]:
         constraint = Never(PROMPT[-1], seed % V) if constrained else None
-        return taking(params, torch.Generator().manual_seed(seed), eos=(5,), constraint=constraint)
+        generator = torch.Generator().manual_seed(seed)
+        sequence = text(PROMPT, params, generator=generator, constraint=constraint, vocab_size=V, eos_ids=(5,))
+        tokens = written(model, sequence, 12, drafts, eos=(5,))
+        return tokens, str(sequence.error) if len(sequence.ids) < 12 else ""
 
-    def outcome(drafts) -> list[int] | str:
-        try:
-            return written(model, rules(), 12, drafts)
-        except UserError as error:
-            return str(error)
-
-    assert outcome(lambda ids: random_tree(seed + len(ids), size)) == outcome(lambda ids: EMPTY)
+    assert outcome(lambda s: random_tree(seed + s.length, size)) == outcome(lambda s: EMPTY)
 
 
 def test_the_right_guess_is_kept_whole_and_one_token_more_is_given():
-    model, rules = Chain(3), taking(SamplingParams(), torch.Generator())
-    plain = written(model, rules, 6)
-    draft = Draft.chain(plain[:5])
-    accepted = accept(draft, model.logits(PROMPT[-1], draft), rules)
-    assert accepted == Accepted([0, 1, 2, 3, 4], plain, pytest.approx(accepted.logprobs))
-    assert accepted.rows == [0, 1, 2, 3, 4, 5]
-    expected = model.table.log_softmax(-1)[[PROMPT[-1], *plain[:5]], plain]
-    assert accepted.logprobs == pytest.approx(expected.tolist(), abs=1e-6)
+    model, sequence = Chain(3), text(PROMPT, SamplingParams(top_logprobs=2), vocab_size=V)
+    plain = plainly(model, 6)
+    assert step(model, sequence, Draft.chain(plain[:5])) == [0, 1, 2, 3, 4]
+    assert sequence.ids == plain
+    logprobs = model.table.log_softmax(-1)[[PROMPT[-1], *plain[:5]]]
+    assert [s.logprob for s in sequence.steps] == pytest.approx(
+        logprobs.gather(1, torch.tensor([plain]).T)[:, 0].tolist()
+    )
+    assert [list(s.top_logprobs) for s in sequence.steps] == logprobs.topk(2).indices.tolist()
 
 
 def test_the_branch_that_is_right_is_kept_wherever_it_stands():
-    model, rules = Chain(3), taking(SamplingParams(), torch.Generator())
-    first, second, third = written(model, rules, 3)
+    model, sequence = Chain(3), text(PROMPT, vocab_size=V)
+    first, second, third = plainly(model, 3)
     wrong = (first + 1) % V
-    draft = Draft([wrong, second, first, wrong, second], [-1, 0, -1, 2, 2])
-    accepted = accept(draft, model.logits(PROMPT[-1], draft), rules)
-    assert (accepted.path, accepted.tokens) == ([2, 4], [first, second, third])
+    assert step(model, sequence, Draft([wrong, second, first, wrong, second], [-1, 0, -1, 2, 2])) == [2, 4]
+    assert sequence.ids == [first, second, third]
 
 
 def test_nothing_comes_behind_an_end_token():
-    model = Chain(3)
-    plain = written(model, taking(SamplingParams(), torch.Generator()), 6)
-    rules = taking(SamplingParams(), torch.Generator(), eos=(plain[0],))
-    draft = Draft.chain(plain[:5])
-    accepted = accept(draft, model.logits(PROMPT[-1], draft), rules)
-    assert (accepted.path, accepted.tokens) == ([], plain[:1])
+    model, sequence = Chain(3), text(PROMPT, vocab_size=V)
+    plain = plainly(model, 6)
+    assert step(model, sequence, Draft.chain(plain[:5]), eos=(plain[0],)) == []
+    assert sequence.ids == plain[:1]
 
 
-def test_tokens_before_one_that_the_settings_forbid_are_given_and_the_error_comes_in_its_step():
-    model = Chain(3)
+def test_tokens_before_one_that_the_settings_forbid_are_given_and_then_the_error():
     params = SamplingParams(no_repeat_ngram_size=1)  # six tokens, two of them in the prompt: four are left
-    rules = taking(params, torch.Generator())
-    plain = written(model, rules, 4)
-    draft = Draft.chain(plain)
-    accepted = accept(draft, model.logits(PROMPT[-1], draft), rules, torch.tensor(PROMPT))
-    assert (accepted.path, accepted.tokens) == ([0, 1, 2], plain)
-    with pytest.raises(UserError, match="none is left"):
-        accept(EMPTY, model.logits(plain[-1]), rules, torch.tensor(PROMPT + plain))
+    model, sequence = Chain(3), text(PROMPT, params, vocab_size=V)
+    plain = plainly(model, 4, no_repeat_ngram_size=1)
+    assert step(model, sequence, Draft.chain(plain)) == [0, 1, 2, 3]
+    assert sequence.ids == plain
+    assert isinstance(sequence.error, UserError)
+    assert "none is left" in str(sequence.error)
+
+
+def test_weights_that_are_broken_are_told_in_a_drawn_draft_too():
+    model, sequence = Chain(3), text(PROMPT, SamplingParams(temperature=1.0), vocab_size=V)
+    model.table[:] = math.nan
+    step(model, sequence, Draft.chain([1], torch.full((1, V), 1 / V)))
+    assert "not finite" in str(sequence.error)
 
 
 def drawn(model: Chain, last: int, params: SamplingParams, generator: torch.Generator, shape: list[int]) -> Draft:
@@ -209,14 +219,11 @@ def test_the_first_two_tokens_have_the_distribution_of_plain_sampling_when_the_d
     counts = torch.zeros(V, V)
     kept = 0
     for _ in range(runs):
-        rules = taking(params, generator, constraint=Never(PROMPT[-1], 5) if constrained else None)
-        ids = list(PROMPT)
-        while len(ids) < len(PROMPT) + 2:
-            draft = drawn(other, ids[-1], params, generator, shape)
-            accepted = accept(draft, model.logits(ids[-1], draft), rules, history(ids, rules))
-            kept += len(accepted.path)
-            ids += accepted.tokens
-        counts[ids[len(PROMPT)], ids[len(PROMPT) + 1]] += 1
+        constraint = Never(PROMPT[-1], 5) if constrained else None
+        sequence = text(PROMPT, params, generator=generator, constraint=constraint, vocab_size=V)
+        while len(sequence.ids) < 2:
+            kept += len(step(model, sequence, drawn(other, last(sequence), params, generator, shape)))
+        counts[sequence.ids[0], sequence.ids[1]] += 1
     assert kept > runs / 5
     expected = runs * joint(model, params, constrained)
     assert counts[expected == 0].sum() == 0
@@ -234,12 +241,12 @@ def test_the_first_two_tokens_have_the_distribution_of_plain_sampling_when_the_d
 def joint(model: Chain, params: SamplingParams, constrained: bool) -> Tensor:
     """The exact probabilities (V, V) of the first two tokens under plain sampling."""
 
+    adjust = Adjuster(params, V, prompt_tokens=len(PROMPT))
+
     def p(ids: list[int]) -> Tensor:
-        rules = taking(params, torch.Generator())
-        scores = model.table[ids[-1]]
-        if constrained:
-            scores = Never(ids[-1], 5).apply(scores)
-        return process(rules.adjust(scores, torch.tensor(ids)), params).softmax(-1).double()
+        scores = adjust(model.table[ids[-1]], torch.tensor(ids))
+        scores = Never(ids[-1], 5).apply(scores) if constrained else scores
+        return process(scores, params).softmax(-1).double()
 
     table = torch.zeros(V, V, dtype=torch.float64)
     first = p(PROMPT)
@@ -250,10 +257,10 @@ def joint(model: Chain, params: SamplingParams, constrained: bool) -> Tensor:
 
 
 def test_a_drawn_draft_of_a_greedy_sequence_is_kept_where_it_is_the_likeliest():
-    model, rules = Chain(3), taking(SamplingParams(), torch.Generator())
-    plain = written(model, rules, 2)
-    draft = Draft.chain(plain[:1], torch.full((1, V), 1 / V))
-    assert accept(draft, model.logits(PROMPT[-1], draft), rules).tokens == plain
+    model, sequence = Chain(3), text(PROMPT, vocab_size=V)
+    plain = plainly(model, 2)
+    step(model, sequence, Draft.chain(plain[:1], torch.full((1, V), 1 / V)))
+    assert sequence.ids == plain
 
 
 def test_more_is_kept_the_nearer_the_draft_is_to_the_model():
@@ -261,10 +268,8 @@ def test_more_is_kept_the_nearer_the_draft_is_to_the_model():
     model, params, runs = Chain(1), SamplingParams(temperature=1.0), 1000
     for other in (Chain(1), Chain(2, sharpness=1.0)):
         generator = torch.Generator().manual_seed(0)
-        kept = 0
-        for _ in range(runs):
-            draft = drawn(other, PROMPT[-1], params, generator, [1])
-            kept += len(accept(draft, model.logits(PROMPT[-1], draft), taking(params, generator)).path)
+        sequences = [text(PROMPT, params, generator=generator, vocab_size=V) for _ in range(runs)]
+        kept = sum(len(step(model, s, drawn(other, PROMPT[-1], params, generator, [1]))) for s in sequences)
         p, q = (chain.table[PROMPT[-1]].softmax(-1) for chain in (model, other))
         assert stats.binomtest(kept, runs, min(1.0, float(torch.minimum(p, q).sum()))).pvalue > 0.001
 

@@ -77,6 +77,22 @@ class Draft:
             children[parent + 1].append(node)
         return children
 
+    def head(self, count: int) -> "Draft":
+        """The first nodes of it."""
+        if count >= len(self):
+            return self
+        probabilities = None if self.probabilities is None else self.probabilities[:count]
+        return Draft(self.tokens[:count], self.parents[:count], probabilities)
+
+    @property
+    def spine(self) -> "Draft":
+        """The chain of first children: what a tree is where only a line can be read."""
+        nodes = self.children[0][:1]
+        while nodes and (below := self.children[1 + nodes[-1]]):
+            nodes.append(below[0])
+        probabilities = None if self.probabilities is None else self.probabilities[nodes]
+        return Draft.chain([self.tokens[node] for node in nodes], probabilities)
+
     @property
     def is_chain(self) -> bool:
         """Whether every row reads all rows before it, so that attention needs no sets."""

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vesalius.core.errors import UserError
 from vesalius.infer.cache import DenseCache, cache_for
-from vesalius.infer.engine import placement
+from vesalius.infer.intake import placement
 from vesalius.infer.sampling import GREEDY_BELOW, draw, likeliest
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import EMPTY, Draft
-from vesalius.infer.speculative.proposer import PerSequence, Written, written_since
+from vesalius.infer.speculative.proposer import PerSequence
 from vesalius.infer.speculative.verify import distribution
 from vesalius.models.config import ModelConfig
 from vesalius.models.positions import reread_at
@@ -40,10 +41,10 @@ class DraftModel:
         self._readers = PerSequence(lambda: Reader(model))
 
     @torch.inference_mode()
-    def propose(self, sequence: Written, limit: int) -> Draft:
+    def propose(self, sequence: Sequence, limit: int) -> Draft:
         """A chain of `limit` tokens, or of what its context has room for."""
         reader = self._readers.of(sequence)
-        length = len(sequence.prompt) + len(sequence.ids)
+        length = sequence.length
         limit = min(limit, self.model.config.max_position_embeddings - length)
         if limit < 1:
             return EMPTY
@@ -61,7 +62,7 @@ class DraftModel:
                 return Draft.chain(tokens, None if greedy else torch.stack(rows))
             scores = reader.read(tokens[-1:])
 
-    def close(self, sequence: Written) -> None:
+    def close(self, sequence: Sequence) -> None:
         self._readers.close(sequence)
 
 
@@ -75,18 +76,18 @@ class Reader:
         self._certain = 0
         self._guessed: list[int] = []  # read behind the certain ones, some of which may have come true
 
-    def catch_up(self, sequence: Written) -> Tensor:
+    def catch_up(self, sequence: Sequence) -> Tensor:
         """Reads what was written -> the scores (V,) of the next token."""
-        new = written_since(sequence, self._certain)
+        new = sequence.tokens(self._certain, sequence.length)
         right = next((i for i, (a, b) in enumerate(zip(self._guessed, new, strict=False)) if a != b), None)
         right = min(len(self._guessed), len(new)) if right is None else right
         # The last token is read in any case: what the cache holds has no scores.
         self._cache.truncate(self._certain + min(right, len(new) - 1))
-        length = len(sequence.prompt) + len(sequence.ids)
+        length = sequence.length
         if self._cache.length < reread_at(self._model.config) <= length:
             self._cache.truncate(0)
         self._certain, self._guessed = length, []
-        return self._read(written_since(sequence, self._cache.length))
+        return self._read(sequence.tokens(self._cache.length, sequence.length))
 
     def read(self, tokens: list[int]) -> Tensor:
         """Reads guesses -> the scores (V,) after them."""

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from vesalius.core.errors import UserError
 from vesalius.core.files import atomic_path
-from vesalius.infer.engine import placement
+from vesalius.infer.intake import placement
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import EMPTY, MOST_NODES, Draft
-from vesalius.infer.speculative.proposer import Written
 from vesalius.models.transformer import Transformer
 
 FILE = "heads.safetensors"
@@ -80,7 +80,7 @@ class Heads:
         self._model, self._heads = model, heads.to(*placement(model))
 
     @torch.inference_mode()
-    def propose(self, sequence: Written, limit: int) -> Draft:
+    def propose(self, sequence: Sequence, limit: int) -> Draft:
         """The `limit` likeliest nodes."""
         if sequence.hidden is None or limit < 1:
             return EMPTY
@@ -88,7 +88,7 @@ class Heads:
         best = logits.log_softmax(-1).topk(min(WIDTH, logits.shape[-1]))
         return likeliest_tree(best.indices.tolist(), best.values.tolist(), min(limit, MOST_NODES))
 
-    def close(self, sequence: Written) -> None:
+    def close(self, sequence: Sequence) -> None:
         """Nothing was kept."""
 
 

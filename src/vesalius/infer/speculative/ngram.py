@@ -10,8 +10,9 @@ Left out: guesses from other sequences' texts.
 
 from bisect import bisect_left
 
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import EMPTY, MOST_NODES, Draft
-from vesalius.infer.speculative.proposer import PerSequence, Written, written_since
+from vesalius.infer.speculative.proposer import PerSequence
 
 LONGEST = 4
 """Tokens that have to stand before as they do now; fewer are tried where so many don't."""
@@ -31,14 +32,14 @@ class Lookup:
             raise ValueError(f"longest must be at least 1 token, got {longest}")
         self._texts = PerSequence(lambda: Text(longest))
 
-    def propose(self, sequence: Written, limit: int) -> Draft:
+    def propose(self, sequence: Sequence, limit: int) -> Draft:
         """The chain of what followed."""
         text = self._texts.of(sequence)
-        text.extend(written_since(sequence, len(text)))
+        text.extend(sequence.tokens(len(text), sequence.length))
         found = text.continuation(min(limit, MOST_NODES))
         return Draft.chain(found) if found else EMPTY
 
-    def close(self, sequence: Written) -> None:
+    def close(self, sequence: Sequence) -> None:
         self._texts.close(sequence)
 
 

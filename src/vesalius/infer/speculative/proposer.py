@@ -1,34 +1,16 @@
-"""What drafts for a sequence. It sees what was given and written, and keeps whatever else it needs itself."""
+"""What drafts for a sequence. It sees what was given and written, and keeps whatever else it needs itself.
+
+It draws, where it does, by the sequence's own generator: one stream of random numbers for drafts and for what is drawn
+against them.
+"""
 
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-import torch
-from torch import Tensor
-
-from vesalius.infer.params import SamplingParams
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import Draft
 
 State = TypeVar("State")
-
-
-class Written(Protocol):
-    """What a proposer reads of a sequence. `ids` only ever grows.
-
-    hidden     the last hidden state (D,) before the head that gave the newest token; set for who `needs_hidden`
-    generator  of the sequence: one stream of random numbers for drafts and what is drawn against them
-    """
-
-    @property
-    def prompt(self) -> list[int]: ...
-    @property
-    def ids(self) -> list[int]: ...
-    @property
-    def params(self) -> SamplingParams: ...
-    @property
-    def generator(self) -> torch.Generator: ...
-    @property
-    def hidden(self) -> Tensor | None: ...
 
 
 class Proposer(Protocol):
@@ -36,14 +18,14 @@ class Proposer(Protocol):
 
     @property
     def needs_hidden(self) -> bool:
-        """Whether it reads `hidden`."""
+        """Whether it reads the sequence's `hidden`, which is kept only then."""
         ...
 
-    def propose(self, sequence: Written, limit: int) -> Draft:
+    def propose(self, sequence: Sequence, limit: int) -> Draft:
         """At most `limit` tokens behind what is written; none where it has no guess."""
         ...
 
-    def close(self, sequence: Written) -> None:
+    def close(self, sequence: Sequence) -> None:
         """The sequence is over: what was kept for it goes."""
         ...
 
@@ -53,23 +35,17 @@ class PerSequence(Generic[State]):
 
     def __init__(self, make: Callable[[], State]) -> None:
         self._make = make
-        self._states: dict[Written, State] = {}
+        self._states: dict[Sequence, State] = {}
 
-    def of(self, sequence: Written) -> State:
+    def of(self, sequence: Sequence) -> State:
         """That of the sequence, made when it is first asked for."""
         if sequence not in self._states:
             self._states[sequence] = self._make()
         return self._states[sequence]
 
-    def close(self, sequence: Written) -> None:
+    def close(self, sequence: Sequence) -> None:
         """Forgets it."""
         self._states.pop(sequence, None)
 
     def __len__(self) -> int:
         return len(self._states)
-
-
-def written_since(sequence: Written, known: int) -> list[int]:
-    """The tokens of prompt and answer behind the first `known`."""
-    split = len(sequence.prompt)
-    return sequence.ids[known - split :] if known >= split else sequence.prompt[known:] + sequence.ids

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.closed_form import speedup
 from vesalius.infer.speculative.control import Costs, Evidence, choose
 from vesalius.infer.speculative.draft import EMPTY, MOST_NODES, Draft
-from vesalius.infer.speculative.proposer import PerSequence, Proposer, Written
+from vesalius.infer.speculative.proposer import PerSequence, Proposer
 
 MOST = 7
 """Tokens drafted at once, where nothing else is said: kernels read eight rows in one go."""
@@ -75,7 +76,7 @@ class Speculation:
         self._started, self._sequences, self._step = self._clock(), sequences, _Step()
         self._plain = self._costs.wants_plain(sequences)
 
-    def draft(self, sequence: Written, limit: int) -> Draft:
+    def draft(self, sequence: Sequence, limit: int) -> Draft:
         """For one of them, at most `limit` tokens."""
         limit = min(limit, self.most)
         if self._plain:
@@ -84,7 +85,7 @@ class Speculation:
             limit = choose(self._evidence.of(sequence), self._costs, limit)
         return self.proposer.propose(sequence, limit) if limit > 0 else EMPTY
 
-    def keep(self, sequence: Written, draft: Draft, kept: int) -> None:
+    def keep(self, sequence: Sequence, draft: Draft, kept: int) -> None:
         """Of the draft that was read, the first `kept` tokens of one path stand; one more was written."""
         self._step.written += kept + 1
         if draft:
@@ -100,7 +101,7 @@ class Speculation:
                 self._totals.add_step(self._step, self._sequences, seconds, plain)
             self._costs.add(self._sequences, self._step.drafted, seconds)
 
-    def close(self, sequence: Written) -> None:
+    def close(self, sequence: Sequence) -> None:
         """The sequence is over."""
         self._evidence.close(sequence)
         self.proposer.close(sequence)

@@ -1,154 +1,80 @@
-"""What of a draft stands, and the one token more that its reading gives.
+"""What of a draft stands: the rows that were read for it are gone through as if each were the step of plain decoding.
 
-The rule is that the tokens written have the distribution of plain decoding, whatever drafted them. Three cases:
+The rule is that what is written has the distribution of plain decoding, whatever drafted it. Two cases:
 
-    greedy      the likeliest token is taken at every row; while it is one of the children, the walk goes on there
-    guessed     a token is drawn at every row exactly as plain decoding would; likewise. A guess x is so kept with
-                probability p(x), the most there can be for it, and the same seed writes the same answer as without
-    drawn       the draft gave the distribution q that its token x was drawn from: x is kept with probability
-                min(1, p(x) / q(x)), else the rest is max(p - q, 0), normed, and the next sibling is tried against that;
-                Leviathan et al. 2023, arXiv:2211.17192, section 2.3; Chen et al. 2023, arXiv:2302.01318, algorithm 2;
-                for siblings SpecInfer, arXiv:2305.09781, algorithm 3
+    guessed  at each row the token is chosen as always, the likeliest or by a draw; while it is one of the children, the
+             walk goes on there. A guess x is so kept with probability p(x), the most there can be for it, and the same
+             seed writes the same answer as without drafts
+    drawn    the draft gave the distribution q that its token x was drawn from: x is kept with probability
+             min(1, p(x) / q(x)), else the rest is max(p - q, 0), normed, and the next sibling is tried against that;
+             Leviathan et al. 2023, arXiv:2211.17192, section 2.3; Chen et al. 2023, arXiv:2302.01318, algorithm 2;
+             for siblings SpecInfer, arXiv:2305.09781, algorithm 3
 
-p is what is left after every processor, and those that count read the path so far, as they would have. A constraint
-moves along the path too, so a token that it forbids has p = 0 and is never kept.
+p is what is left after every processor. Each token is written before the next row is looked at, so penalties, n-grams
+and constraints see the path as they would have seen the answer: a token that they forbid has p = 0 and is never kept.
 Left out: acceptance that changes the distribution ("typical acceptance" of Medusa).
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from vesalius.core.errors import UserError
+from vesalius.core.errors import VesaliusError
+from vesalius.infer.choosing import Choice, adjusted, choice_of, choose
 from vesalius.infer.params import SamplingParams
-from vesalius.infer.sampling import GREEDY_BELOW, Adjuster, candidates, draw, likeliest, sample
+from vesalius.infer.sampling import GREEDY_BELOW, candidates, draw
+from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import Draft
 
-
-class Mask(Protocol):
-    """What verification needs of a constraint (infer/constrain)."""
-
-    def prepare(self) -> None: ...
-    def apply(self, scores: Tensor) -> Tensor: ...
-    def accept(self, token: int) -> None: ...
+Write = Callable[[Sequence, Choice | VesaliusError], bool]
+"""Adds what was chosen to a sequence -> whether it goes on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taking:
-    """How one sequence takes its tokens. The constraint has accepted all tokens so far, and accepts each one taken."""
+def write_along(draft: Draft, logits: Tensor, sequence: Sequence, write: Write) -> list[int]:
+    """logits (1 + n, V): after the last certain token, then after each node -> the nodes that stand, in order.
 
-    params: SamplingParams
-    generator: torch.Generator
-    adjust: Adjuster
-    eos_ids: frozenset[int] = frozenset()
-    constraint: Mask | None = None
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether nothing is drawn."""
-        return self.params.temperature < GREEDY_BELOW
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """What a step gives: `tokens` are those of the nodes on `path`, in order, and one more that no draft knew.
-
-    Where an end token comes, or where the settings leave no token behind one, the last is that one, and not on `path`.
+    Writes their tokens and one more that was not drafted, the last of the path being that one where the sequence ends.
     """
-
-    path: list[int]
-    tokens: list[int]
-    logprobs: list[float]
-
-    @property
-    def rows(self) -> list[int]:
-        """The row of logits that each token was taken from."""
-        return [0, *(1 + node for node in self.path)]
-
-
-def accept(draft: Draft, logits: Tensor, taking: Taking, history: Tensor | None = None) -> Accepted:
-    """logits (1 + n, V): after the last certain token, then after each node of the draft.
-
-    `history` are all ids so far (T,), needed where a processor reads them (`adjust.active`). An empty draft is a step
-    of plain decoding. UserError where the settings leave no token to take at the first row.
-    """
-    walk = _Walk(draft, logits, taking, history)
     path: list[int] = []
-    tokens: list[int] = []
     row = 0
     while True:
-        try:
-            token, child = walk.take(row)
-        except UserError:
-            if not tokens:
-                raise
-            path.pop()  # plain decoding would have written this token before it failed: so the next step will
-            break
-        tokens.append(token)
-        if child is None or token in taking.eos_ids:
-            break
+        children = draft.children[row]
+        if draft.probabilities is not None and children and sequence.params.temperature >= GREEDY_BELOW:
+            choice = _choose_drawn(logits[row], sequence, draft, children)
+        else:
+            choice = choose(logits[row : row + 1], [sequence])[0]
+        if not write(sequence, choice):
+            return path
+        child = next((node for node in children if draft.tokens[node] == sequence.ids[-1]), None)
+        if child is None:
+            return path
         path.append(child)
         row = 1 + child
-    logprobs = logits[[0, *(1 + node for node in path)]].log_softmax(-1)  # (n + 1, V)
-    chosen = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
-    return Accepted(path, tokens, logprobs.gather(-1, chosen).squeeze(-1).tolist())
 
 
-class _Walk:
-    """From row to row along the tokens that are taken."""
+def _choose_drawn(logits: Tensor, sequence: Sequence, draft: Draft, children: list[int]) -> Choice | VesaliusError:
+    """logits (V,) -> one of the children, or what is drawn from the rest."""
+    scores, failed = adjusted(logits.unsqueeze(0), [sequence])
+    if failed:
+        return failed[0]
+    assert draft.probabilities is not None
+    siblings = [(draft.tokens[node], draft.probabilities[node]) for node in children]
+    token = resolve(distribution(scores[0], sequence.params), siblings, sequence.generator)
+    return choice_of(token, logits, sequence)
 
-    def __init__(self, draft: Draft, logits: Tensor, taking: Taking, history: Tensor | None) -> None:
-        self._draft, self._logits, self._taking, self._history = draft, logits, taking, history
-        self._drawn = draft.probabilities is not None and not taking.is_greedy
-        plain = taking.is_greedy and not taking.adjust.active and taking.constraint is None
-        self._likeliest = likeliest(logits).tolist() if plain else None
-        """Of all rows at once, where nothing depends on the path."""
 
-    def take(self, row: int) -> tuple[int, int | None]:
-        """The token after this row, and its node where the draft has it. UserError where none is left."""
-        children = self._draft.children[row]
-        if self._drawn and children:
-            token, child = self._try(self._scores(row), children)
-        else:
-            token = self._likeliest[row] if self._likeliest else self._choose(self._scores(row))
-            child = next((node for node in children if self._draft.tokens[node] == token), None)
-        self._move(token)
-        return token, child
-
-    def _scores(self, row: int) -> Tensor:
-        scores = self._logits[row]
-        if self._taking.constraint is not None:
-            if row:  # before the first one whoever runs the model has
-                self._taking.constraint.prepare()
-            scores = self._taking.constraint.apply(scores)
-        if self._history is not None:
-            scores = self._taking.adjust(scores, self._history)
-        return scores
-
-    def _choose(self, scores: Tensor) -> int:
-        return int(sample(scores, self._taking.params, self._taking.generator))
-
-    def _try(self, scores: Tensor, children: list[int]) -> tuple[int, int | None]:
-        """One sibling after another against what of p the earlier ones have left."""
-        assert self._draft.probabilities is not None
-        p, generator = distribution(scores, self._taking.params), self._taking.generator
-        for node in children:
-            q, token = self._draft.probabilities[node], self._draft.tokens[node]
-            uniform = torch.rand((), device=p.device, generator=generator)
-            if bool(uniform * q[token] < p[token]):
-                return token, node
-            left = (p - q).clamp(min=0)
-            if float(total := left.sum()) > 0:  # else p = q, and only rounding refused the token
-                p = left / total
-        return int(draw(p, generator)), None
-
-    def _move(self, token: int) -> None:
-        if self._taking.constraint is not None:
-            self._taking.constraint.accept(token)
-        if self._history is not None:
-            self._history = torch.cat((self._history, self._history.new_tensor([token])))
+def resolve(p: Tensor, siblings: list[tuple[int, Tensor]], generator: torch.Generator) -> int:
+    """p (V,), and tokens each with the distribution q (V,) it was drawn from, given those before it -> a token that is
+    distributed as p, as often as can be one of them."""
+    for token, q in siblings:
+        uniform = torch.rand((), device=p.device, generator=generator)
+        if bool(uniform * q[token] < p[token]):
+            return token
+        left = (p - q).clamp(min=0)
+        if float(total := left.sum()) > 0:  # else p = q, and only rounding refused the token
+            p = left / total
+    return int(draw(p, generator))
 
 
 def distribution(scores: Tensor, params: SamplingParams) -> Tensor:
