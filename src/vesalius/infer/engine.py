@@ -29,6 +29,7 @@ from vesalius.infer.reader import Reader
 from vesalius.infer.scheduler import Scheduler, Slice
 from vesalius.infer.sequence import Constraint, Sequence, State
 from vesalius.infer.settling import Settler
+from vesalius.infer.speculative.names import speculation_of
 from vesalius.infer.speculative.speculation import Speculation
 from vesalius.infer.stats import EngineStats
 from vesalius.infer.step import FinishReason, Step
@@ -49,8 +50,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
     ) -> None:
-        """`eos_ids` end a sequence; they are part of it. `speculation` drafts, so that a step may write several tokens;
-        which ones does not depend on it."""
+        """`eos_ids` end a sequence; they are part of it. `speculation` in place of the one that the options name."""
         self.model = model
         self.eos_ids = frozenset(eos_ids)
         self.options = options or EngineOptions()
@@ -66,10 +66,11 @@ class Engine:
             self.pool, self.blocks, self.options, self.stats, finds=self._caches, in_pieces=not self._alone
         )
         self._intake = Intake(model, self.eos_ids, self.context)
-        self.speculation = speculation
+        self.speculation = speculation or speculation_of(self.options, model)
         self._drafting: Drafting | None = None
-        if speculation is not None and not self._alone:
-            self._drafting = Drafting(speculation, model.config, self.pool, self._scheduler, self._settler, self.stats)
+        if self.speculation is not None and not self._alone:
+            parts = self.pool, self._scheduler, self._settler, self.stats
+            self._drafting = Drafting(self.speculation, model.config, *parts)
 
     @property
     def context(self) -> int:

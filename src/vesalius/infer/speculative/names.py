@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 from vesalius.core.errors import UserError, nearest
 from vesalius.hub.open import open_model
+from vesalius.infer.options import EngineOptions
 from vesalius.infer.speculative.draft_model import DraftModel
 from vesalius.infer.speculative.early_exit import early_exit
 from vesalius.infer.speculative.heads import Heads, MultiTokenHeads
 from vesalius.infer.speculative.ngram import Lookup
 from vesalius.infer.speculative.proposer import Proposer
+from vesalius.infer.speculative.speculation import Speculation
 from vesalius.models.transformer import Transformer
 
 NAMES = "ngram, draft:MODEL, early_exit:LAYERS, heads:DIRECTORY"
@@ -28,6 +30,13 @@ def proposer_named(name: str, model: Transformer) -> Proposer:
     if bool(argument) != (kind != "ngram"):
         raise UserError(f"speculation {name!r}: expected one of {NAMES}")
     return KINDS[kind](model, argument)
+
+
+def speculation_of(options: EngineOptions, model: Transformer) -> Speculation | None:
+    """What an engine's options ask for. UserError as in `proposer_named`."""
+    if options.speculation is None:
+        return None
+    return Speculation(proposer_named(options.speculation, model), most=options.speculated)
 
 
 def _draft_model(model: Transformer, argument: str) -> Proposer:
