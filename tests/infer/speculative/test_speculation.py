@@ -105,6 +105,14 @@ def test_a_pause_is_over_after_its_tokens():
     assert gaps == sorted(gaps) or gaps[:-1] == sorted(gaps[:-1])  # the last was cut off
 
 
+def test_a_sequence_begins_with_what_the_ones_before_it_showed():
+    machine = Machine(alpha=0.0, cost=0.3)
+    machine.run(100)
+    machine.texts = [text([2])]
+    machine.lengths.clear()
+    assert machine.run(10) == [0] * 10
+
+
 def test_without_control_every_draft_is_as_long_as_it_may_be():
     lengths = Machine(alpha=0.0, cost=1.0, controlled=False).run(50)
     assert set(lengths[TIMED:]) == {7}

@@ -16,7 +16,7 @@ FADE = 0.96
 """What evidence weighs after one more drafted token: the last 25 or so decide."""
 
 PRIOR_KEPT, PRIOR_TRIED = 1.4, 2.0
-"""Evidence before there is any: worth trying, and soon outweighed."""
+"""Evidence before there is any: worth trying, and soon outweighed. A later sequence begins with what others showed."""
 
 PRIOR_COST = 0.05
 """A drafted token's cost before it was measured: low, so that it is."""

@@ -8,7 +8,7 @@ from statistics import median
 
 from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.closed_form import speedup
-from vesalius.infer.speculative.control import Costs, Evidence, choose
+from vesalius.infer.speculative.control import PRIOR_TRIED, Costs, Evidence, choose
 from vesalius.infer.speculative.draft import EMPTY, MOST_NODES, Draft
 from vesalius.infer.speculative.proposer import PerSequence, Proposer
 
@@ -61,7 +61,8 @@ class Speculation:
             raise ValueError(f"most must be from 1 to {MOST_NODES} tokens, got {most}")
         self.proposer, self.most = proposer, most
         self._controlled, self._clock = controlled, clock
-        self._evidence = PerSequence(Evidence)
+        self._all = Evidence()  # of every sequence so far: what is expected of the next one
+        self._evidence = PerSequence(lambda: Evidence(kept=PRIOR_TRIED * self._all.alpha))
         self._costs, self._totals = Costs(), _Totals()
         self._started, self._sequences, self._plain = 0.0, 0, True
         self._step = _Step()
@@ -89,7 +90,8 @@ class Speculation:
         """Of the draft that was read, the first `kept` tokens of one path stand; one more was written."""
         self._step.written += kept + 1
         if draft:
-            self._evidence.of(sequence).add(kept, draft.depth, len(draft))
+            for evidence in (self._all, self._evidence.of(sequence)):
+                evidence.add(kept, draft.depth, len(draft))
             self._step.drafted += len(draft)
             self._totals.add_draft(draft, kept)
 
