@@ -3,9 +3,11 @@ model; fewer steps where the guesses are right."""
 
 import pytest
 import torch
-from engine_models import KINDS, tiny_model
+from engine_models import KINDS, SIZES, tiny_model
 from guessing import Knowing, free
+from vocabularies import bytes_only
 
+from vesalius.infer.constrain import compile_constraint
 from vesalius.infer.engine import Engine, EngineOptions, Sequence
 from vesalius.infer.params import SamplingParams
 from vesalius.infer.speculative.draft import EMPTY, Draft
@@ -14,6 +16,7 @@ from vesalius.infer.speculative.early_exit import early_exit
 from vesalius.infer.speculative.heads import Heads, MultiTokenHeads
 from vesalius.infer.speculative.ngram import Lookup
 from vesalius.infer.speculative.speculation import Speculation
+from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -234,3 +237,22 @@ def test_without_a_guess_a_step_is_a_plain_one():
     plain, silent = answered(model, None, GREEDY), answered(model, free(Silent({})), GREEDY)
     assert ids(silent) == ids(plain)
     assert silent.stats == plain.stats
+
+
+def test_guesses_change_no_answer_that_has_to_follow_a_grammar():
+    tokenizer = bytes_only()
+    model = Transformer(ModelConfig.from_dict(SIZES | {"vocab_size": tokenizer.vocab_size})).eval()
+    for settings in ({}, {"temperature": 1.0, "seed": 4}):
+        params = SamplingParams(max_tokens=30, regex=r"[a-f]{9}-(one|two|three)-[0-9]{4}", **settings)
+
+        def answer(speculation: Speculation | None, params: SamplingParams = params) -> tuple[list[int], int]:
+            engine = Engine(model, tokenizer.eos_ids, speculation=speculation)
+            constraint = compile_constraint(tokenizer, params.constraint)
+            sequence = engine.run(engine.add(PROMPTS[2], params, constraint=constraint)[0])
+            return sequence.ids, engine.stats.accepted
+
+        plain, _ = answer(None)
+        guessed, accepted = answer(free(Knowing({tuple(PROMPTS[2]): list(plain)})))
+        assert guessed == plain
+        assert accepted > 5
+        assert "-" in tokenizer.decode(plain)

@@ -242,8 +242,7 @@ class Engine:
                     reason = "stop"
             except VesaliusError as error:
                 sequence.error = error
-                self._end(sequence, "finished")
-                return
+                return False
         sequence.add(Step(token, logprob, reason, top))
         self.stats.generated_tokens += 1
         sequence.finish_reason = reason
