@@ -21,12 +21,14 @@ _LAZY = {
 __all__ = [*_LAZY, "load"]
 
 
-def load(path: str) -> "LanguageModel":
+def load(path: str, **options: Any) -> "LanguageModel":
     """Opens a model and its tokenizer: an alias, a hub id, a .gguf file, a Hugging Face or a run directory.
 
-    UserError that says what is wrong with it, VesaliusError where it cannot be fetched.
+    `options` are those of `EngineOptions`, such as speculation="ngram". UserError that says what is wrong,
+    VesaliusError where it cannot be fetched.
     """
-    return importlib.import_module("vesalius.infer.language_model").LanguageModel.load(path)
+    chosen = importlib.import_module("vesalius.infer.options").EngineOptions(**options)
+    return importlib.import_module("vesalius.infer.language_model").LanguageModel.load(path, chosen)
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,10 @@ Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting: min_p=0.05, repetition_penalty=1.1, …"),
 ]
+Speculation = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Guess ahead: ngram, draft:MODEL, early_exit:LAYERS or heads:DIRECTORY."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Model = Annotated[
     str, typer.Argument(help="An alias, a hub id, a .gguf file, a Hugging Face directory or a run directory.")
@@ -100,6 +104,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     as_chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user's message.")] = False,
+    speculation: Speculation = None,
     changes: Setting = None,
     as_json: Json = False,
 ) -> None:
@@ -107,6 +112,7 @@ def generate(
     from vesalius.console.answer import print_answer
     from vesalius.console.settings import sampling_options
     from vesalius.infer.language_model import LanguageModel
+    from vesalius.infer.options import EngineOptions
     from vesalius.infer.params import SamplingOptions
 
     flags: SamplingOptions = {
@@ -118,7 +124,7 @@ def generate(
         "stop": stop or (),
     }
     settings: SamplingOptions = {**flags, **sampling_options(changes or [])}
-    lm = LanguageModel.load(model)
+    lm = LanguageModel.load(model, EngineOptions(speculation=speculation))
     text = sys.stdin.read() if prompt == "-" else prompt
     print_answer(lm, [{"role": "user", "content": text}] if as_chat else text, as_json=as_json, **settings)
 
@@ -133,6 +139,7 @@ def chat(
     ] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
+    speculation: Speculation = None,
     changes: Setting = None,
     as_json: Json = False,
 ) -> None:
@@ -140,6 +147,7 @@ def chat(
     from vesalius.console.chat import chat_loop
     from vesalius.console.settings import sampling_options
     from vesalius.infer.language_model import LanguageModel
+    from vesalius.infer.options import EngineOptions
     from vesalius.infer.params import SamplingOptions
 
     settings: SamplingOptions = {"max_tokens": max_tokens, "seed": seed}
@@ -148,7 +156,8 @@ def chat(
     if top_p is not None:
         settings["top_p"] = top_p
     settings = {**settings, **sampling_options(changes or [])}
-    chat_loop(LanguageModel.load(model), system=system, as_json=as_json, **settings)
+    lm = LanguageModel.load(model, EngineOptions(speculation=speculation))
+    chat_loop(lm, system=system, as_json=as_json, **settings)
 
 
 @app.command(name="eval")

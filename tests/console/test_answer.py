@@ -127,3 +127,16 @@ def test_the_verbs_refuse_a_setting_that_is_wrong(model, verb, change, message):
     done = run(*[model if word == "MODEL" else word for word in verb], "--set", change, stdin="")
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
+
+
+def test_who_guesses_ahead_changes_no_answer(model):
+    plain = run("generate", model, "Hi Hi Hi", "--max-tokens", "40").stdout
+    for name in ("ngram", "early_exit:1", f"draft:{model}"):
+        assert run("generate", model, "Hi Hi Hi", "--max-tokens", "40", "--speculation", name).stdout == plain
+    chats = [
+        run("chat", model, "--set", "temperature=0", *more, stdin="Hi\nYou\n")
+        for more in ([], ["--speculation", "ngram"])
+    ]
+    assert chats[0].stdout == chats[1].stdout
+    refused = run("chat", model, "--speculation", "n-gram", stdin="")
+    assert isinstance(refused.exception, UserError)

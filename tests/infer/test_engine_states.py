@@ -6,6 +6,7 @@ from collections import Counter
 
 import torch
 from engine_models import tiny_model
+from guessing import Knowing, free
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -32,6 +33,16 @@ def alone(kind: str, prompt: tuple[int, ...]) -> list[int]:
     return tokens[len(prompt) :]
 
 
+class Answers(dict):
+    """Of a kind of model, by prompt."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def get(self, prompt, default=None):
+        return list(alone(self.kind, prompt))
+
+
 class EngineStates(RuleBasedStateMachine):
     sequences = Bundle("sequences")
 
@@ -43,8 +54,9 @@ class EngineStates(RuleBasedStateMachine):
         max_running=st.integers(1, 5),
         step_tokens=st.integers(1, 40),
         swapped=st.integers(0, 20),
+        guessed=st.sampled_from([0, 4, 12]),
     )
-    def begin(self, kind, preemption, prefix_caching, blocks, max_running, step_tokens, swapped):
+    def begin(self, kind, preemption, prefix_caching, blocks, max_running, step_tokens, swapped, guessed):
         self.kind, probe = kind, Engine(model(kind), options=EngineOptions(block_size=4))
         self.engine = Engine(
             model(kind),
@@ -57,6 +69,7 @@ class EngineStates(RuleBasedStateMachine):
                 prefix_caching=prefix_caching,
                 swap_bytes=swapped * probe.pool.block_bytes,
             ),
+            speculation=free(Knowing(Answers(kind)), guessed) if guessed else None,
         )
         self.all: list[Sequence] = []
 

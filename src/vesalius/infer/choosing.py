@@ -86,6 +86,12 @@ def _shape(params: SamplingParams) -> Hashable:
     return params.temperature, params.top_k, params.top_p, params.min_p, params.typical_p
 
 
+def choice_of(token: int, logits: Tensor, sequence: Sequence) -> Choice | VesaliusError:
+    """What is told of a token that was chosen in another way, out of logits (V,)."""
+    own = logits.log_softmax(-1)
+    return _choice(token, float(own[token]), sequence, own)
+
+
 def _choice(token: int, logprob: float, sequence: Sequence, own: Tensor) -> Choice | VesaliusError:
     if not math.isfinite(logprob):
         return VesaliusError(

@@ -4,6 +4,7 @@
     read      the model reads all of them as one row                                       reader.py, paged_cache.py
     choose    whoever has read all that there is gets one more token                       choosing.py, sampling.py
 
+An engine that speculates reads guesses too, and whoever guessed right gets several tokens (drafting.py).
 `add` takes a request and gives its sequence, `step` does the three, and whoever holds the sequence takes what it has
 written from `sequence.steps`. `stream` is that for one caller; any number of streams may take turns.
 The engine belongs to one thread. Left out: tensor parallelism, several models in one pool.
@@ -20,6 +21,7 @@ from vesalius.infer.beams import search_beams
 from vesalius.infer.blocks import BlockManager
 from vesalius.infer.capacity import pool_of
 from vesalius.infer.choosing import Choice, choose
+from vesalius.infer.drafting import Drafting
 from vesalius.infer.intake import Intake, placement
 from vesalius.infer.options import EngineOptions
 from vesalius.infer.params import SamplingParams
@@ -27,6 +29,8 @@ from vesalius.infer.reader import Reader
 from vesalius.infer.scheduler import Scheduler, Slice
 from vesalius.infer.sequence import Constraint, Sequence, State
 from vesalius.infer.settling import Settler
+from vesalius.infer.speculative.names import speculation_of
+from vesalius.infer.speculative.speculation import Speculation
 from vesalius.infer.stats import EngineStats
 from vesalius.infer.step import FinishReason, Step
 from vesalius.models.positions import reread_at, turns_whole_texts
@@ -38,8 +42,15 @@ __all__ = ["Engine", "EngineOptions", "FinishReason", "Sequence", "Step", "Steps
 class Engine:
     """Generates from one model, which stays in the mode it is in and must not be dropping out."""
 
-    def __init__(self, model: Transformer, eos_ids: tuple[int, ...] = (), options: EngineOptions | None = None) -> None:
-        """`eos_ids` end a sequence; they are part of it."""
+    def __init__(
+        self,
+        model: Transformer,
+        eos_ids: tuple[int, ...] = (),
+        options: EngineOptions | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> None:
+        """`eos_ids` end a sequence; they are part of it. `speculation` in place of the one that the options name."""
         self.model = model
         self.eos_ids = frozenset(eos_ids)
         self.options = options or EngineOptions()
@@ -55,6 +66,11 @@ class Engine:
             self.pool, self.blocks, self.options, self.stats, finds=self._caches, in_pieces=not self._alone
         )
         self._intake = Intake(model, self.eos_ids, self.context)
+        self.speculation = speculation or speculation_of(self.options, model)
+        self._drafting: Drafting | None = None
+        if self.speculation is not None and not self._alone:
+            parts = self.pool, self._scheduler, self._settler, self.stats
+            self._drafting = Drafting(self.speculation, model.config, *parts)
 
     @property
     def context(self) -> int:
@@ -161,47 +177,59 @@ class Engine:
 
     def _pass(self, parts: list[Slice]) -> list[Sequence]:
         """Reads what was planned together, and goes on with whoever has read all that there is."""
-        sequences = [part.sequence for part in parts]
         for part in parts:
             if part.completes and part.sequence.constraint is not None:
                 part.sequence.constraint.prepare()
-        hidden = self._reader.read(
-            [part.tokens for part in parts], [s.read for s in sequences], [s.table for s in sequences]
-        )  # (N, D)
+        if self._drafting is not None:
+            self._drafting.begin(parts)
+        hidden = self._reader.read_slices(parts)  # (N, D)
         self.stats.steps += 1
         self.stats.read_tokens += len(hidden)
         complete = self._settler.settle(parts, hidden)
-        return self._end_read_only(complete) + self._write(complete, hidden)
+        done = self._end_read_only(complete) + self._write(complete, hidden)
+        if self._drafting is not None:
+            self._drafting.end(parts)
+        return done
 
-    def _end_read_only(self, complete: list[tuple[Sequence, int]]) -> list[Sequence]:
-        done = [sequence for sequence, _ in complete if not sequence.limit]
+    def _end_read_only(self, complete: list[tuple[Slice, int]]) -> list[Sequence]:
+        done = [part.sequence for part, _ in complete if not part.sequence.limit]
         for sequence in done:
             self._count(sequence)
             self._end(sequence, "finished")
         return done
 
-    def _write(self, complete: list[tuple[Sequence, int]], hidden: Tensor) -> list[Sequence]:
-        """One more token for each sequence, out of the given row of hidden (N, D); the first token of a prompt for all
-        that share it."""
-        writers = [(sequence, row) for sequence, row in complete if sequence.limit]
+    def _write(self, complete: list[tuple[Slice, int]], hidden: Tensor) -> list[Sequence]:
+        """One more token for each sequence, out of the given row of hidden (N, D), or several where it has a draft; the
+        first token of a prompt for all that share it."""
+        drafted = [(part, row) for part, row in complete if part.draft]
+        writers = [(part.sequence, row) for part, row in complete if part.sequence.limit and not part.draft]
         for sequence, row in list(writers):
             if not sequence.ids:
                 self._count(sequence)
                 writers += [(sibling, row) for sibling in self._fork(sequence)]
-        if not writers:
+        if not writers and not drafted:
             return []
-        rows = torch.tensor([row for _, row in writers], device=hidden.device)
+        rows = [row for _, row in writers] + [row + i for part, row in drafted for i in range(1 + len(part.draft))]
+        states = hidden[torch.tensor(rows, device=hidden.device)]
+        logits, plain = self._reader.logits(states), len(writers)  # (rows, V)
         sequences = [sequence for sequence, _ in writers]
-        for sequence, choice in zip(sequences, choose(self._reader.logits(hidden[rows]), sequences), strict=True):
-            self._take(sequence, choice)
+        if writers:
+            for sequence, choice in zip(sequences, choose(logits[:plain], sequences), strict=True):
+                self._add(sequence, choice)
+        if self._drafting is not None:
+            self._drafting.wrote(sequences, states[:plain])
+            self._drafting.write([part for part, _ in drafted], logits[plain:], states[plain:], self._add)
+        sequences += [part.sequence for part, _ in drafted]
+        for sequence in sequences:
+            if sequence.finish_reason is not None or sequence.error is not None:
+                self._end(sequence, "finished")
         return sequences
 
-    def _take(self, sequence: Sequence, choice: Choice | VesaliusError) -> None:
-        """Writes what was chosen, and ends the sequence where it is the last."""
+    def _add(self, sequence: Sequence, choice: Choice | VesaliusError) -> bool:
+        """Writes what was chosen -> whether more may come."""
         if isinstance(choice, VesaliusError):
             sequence.error = choice
-            self._end(sequence, "finished")
-            return
+            return False
         token, logprob, top = choice
         written = len(sequence.ids) + 1
         reason: FinishReason | None = (
@@ -214,13 +242,11 @@ class Engine:
                     reason = "stop"
             except VesaliusError as error:
                 sequence.error = error
-                self._end(sequence, "finished")
-                return
+                return False
         sequence.add(Step(token, logprob, reason, top))
         self.stats.generated_tokens += 1
-        if reason is not None:
-            sequence.finish_reason = reason
-            self._end(sequence, "finished")
+        sequence.finish_reason = reason
+        return reason is None
 
     def _fork(self, parent: Sequence) -> list[Sequence]:
         """The sequences that wanted the same prompt, which has been read."""
@@ -235,6 +261,8 @@ class Engine:
         if sequence.state != "behind":
             self._scheduler.remove(sequence)
         sequence.state = state
+        if self._drafting is not None:
+            self._drafting.speculation.close(sequence)
         heirs = [sibling for sibling in sequence.siblings if sibling.state == "behind"]
         sequence.siblings = []
         if heirs:

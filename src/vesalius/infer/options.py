@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vesalius.core.errors import UserError
+from vesalius.infer.speculative.draft import MOST_NODES
 
 CacheDtype = Literal["model", "float32", "bfloat16", "int8"]
 Preemption = Literal["recompute", "swap"]
@@ -22,6 +23,9 @@ class EngineOptions:
     preemption      what becomes of a sequence whose blocks others need: read again later, or put aside
     swap_bytes      memory for what is put aside; where it is full, sequences are read again
     swap_file       where that memory is a file; None: in memory
+    speculation     who guesses the next tokens, so that a step may write several: ngram, draft:MODEL, early_exit:LAYERS
+                    or heads:DIRECTORY (infer/speculative); None: nobody
+    speculated      tokens that are guessed at once, at most
     """
 
     block_size: int = 32
@@ -33,12 +37,15 @@ class EngineOptions:
     preemption: Preemption = "recompute"
     swap_bytes: int = 1 << 28
     swap_file: str | None = None
+    speculation: str | None = None
+    speculated: int = 7
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "max_running", "step_tokens"):
+        for name in ("block_size", "max_running", "step_tokens", "speculated"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "a whole number from 1")
         _check("cache_bytes", self.cache_bytes, (self.cache_bytes or 1) > 0, "a number of bytes above 0, or None")
         _check("swap_bytes", self.swap_bytes, self.swap_bytes >= 0, "a number of bytes from 0")
+        _check("speculated", self.speculated, self.speculated <= MOST_NODES, f"a whole number from 1 to {MOST_NODES}")
         dtypes, ways = ("model", "float32", "bfloat16", "int8"), ("recompute", "swap")
         _check("cache_dtype", self.cache_dtype, self.cache_dtype in dtypes, " or ".join(dtypes))
         _check("preemption", self.preemption, self.preemption in ways, " or ".join(ways))

@@ -85,6 +85,14 @@ class BlockPool:
         for tensor in self._tensors:
             tensor[:, target] = tensor[:, source]
 
+    def move(self, table: list[int], sources: list[int], target: int) -> None:
+        """Makes the positions from `target` on of a text in these blocks hold what those at `sources` do."""
+        size = self.pages[0].positions
+        places = [(table[at // size], at % size) for at in (*sources, *range(target, target + len(sources)))]
+        blocks, offsets = torch.tensor(places, device=self.device).view(2, -1, 2).unbind(-1)
+        for tensor in self._tensors:
+            tensor[:, blocks[1], :, offsets[1]] = tensor[:, blocks[0], :, offsets[0]]
+
     def read(self, blocks: list[int]) -> list[Tensor]:
         """What blocks hold, as copies: (L, M, …) each."""
         rows = torch.tensor(blocks, device=self.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vesalius.infer.paged_cache import BatchCache, BlockPool
+from vesalius.infer.scheduler import Slice
 from vesalius.kernels.paged_attention import Segments
 from vesalius.models.transformer import Transformer
 
@@ -41,6 +42,18 @@ class Reader:
         row = [token for new in tokens for token in new]
         both = torch.tensor([row, places], device=self._pool.device)  # (2, N)
         return self._model.model(both[:1], both[1:], BatchCache(self._pool, segments))[0]
+
+    def read_slices(self, parts: Rows[Slice]) -> Tensor:
+        """The tokens of every slice, drafts included -> hidden states (N, D)."""
+        sequences = [part.sequence for part in parts]
+        trees = any(not part.draft.is_chain for part in parts)
+        return self.read(
+            [part.tokens for part in parts],
+            [sequence.read for sequence in sequences],
+            [sequence.table for sequence in sequences],
+            [row for part in parts for row in part.ancestors] if trees else None,
+            [depth for part in parts for depth in part.depths] if trees else None,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (S, D) -> (S, V) float32."""

@@ -14,21 +14,40 @@ from vesalius.infer.blocks import GONE, BlockManager
 from vesalius.infer.options import EngineOptions
 from vesalius.infer.paged_cache import BlockPool
 from vesalius.infer.sequence import Sequence
+from vesalius.infer.speculative.draft import EMPTY, Draft
 from vesalius.infer.stats import EngineStats
 from vesalius.infer.swap import SwapSpace
 
 
 @dataclass(eq=False)
 class Slice:
-    """`count` tokens of a sequence, the next that the cache does not hold."""
+    """`count` tokens of a sequence, the next that the cache does not hold, and a draft of what comes behind them."""
 
     sequence: Sequence
     count: int
+    draft: Draft = EMPTY
 
     @property
     def tokens(self) -> list[int]:
         """What is read."""
-        return self.sequence.tokens(self.sequence.read, self.sequence.read + self.count)
+        return self.sequence.tokens(self.sequence.read, self.sequence.read + self.count) + self.draft.tokens
+
+    @property
+    def depths(self) -> list[int]:
+        """How many places behind what was read before each of them stands."""
+        return [*range(self.count), *(self.count - 1 + depth for depth in self.draft.depths)]
+
+    @property
+    def ancestors(self) -> list[int]:
+        """Which of them each reads (see Segments)."""
+        line = [(1 << i + 1) - 1 for i in range(self.count)]
+        before = (1 << self.count - 1) - 1
+        return line[:-1] + [row << self.count - 1 | before for row in self.draft.ancestors]
+
+    @property
+    def rows(self) -> int:
+        """How many are read."""
+        return self.count + len(self.draft)
 
     @property
     def completes(self) -> bool:

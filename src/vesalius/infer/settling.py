@@ -25,10 +25,10 @@ class Settler:
         sliding = all(slides(config, layer) for layer in range(config.num_hidden_layers))
         self._window = config.sliding_window if sliding else 0
 
-    def settle(self, parts: list[Slice], hidden: Tensor) -> list[tuple[Sequence, int]]:
-        """hidden (N, D) of the slices' rows -> the sequences of which nothing is unread, and the row of the last token
-        of each."""
-        complete: list[tuple[Sequence, int]] = []
+    def settle(self, parts: list[Slice], hidden: Tensor) -> list[tuple[Slice, int]]:
+        """hidden (N, D) of the slices' rows -> the slices of sequences of which nothing is unread, and the row of the
+        last token of each, behind which the rows of its draft are."""
+        complete: list[tuple[Slice, int]] = []
         first = 0
         for part in parts:
             sequence, end = part.sequence, first + part.count
@@ -37,8 +37,8 @@ class Settler:
             sequence.read += part.count
             self.publish(sequence)
             if not sequence.unread:
-                complete.append((sequence, end - 1))
-            first = end
+                complete.append((part, end - 1))
+            first += part.rows
         return complete
 
     def publish(self, sequence: Sequence) -> None:

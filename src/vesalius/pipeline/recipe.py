@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [sft] → [heads] → [eval]
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -68,6 +68,12 @@ class ModelSection(Section):
         return by_name(self.preset, vocab_size=vocab_size, **changes)
 
 
+class HeadsSection(TrainConfig):
+    """Training of `count` multi-token heads for speculative decoding; the model stays as it is."""
+
+    count: Annotated[int, Field(ge=1, le=16)] = 3
+
+
 class EvalSection(Section):
     """What is measured at the end, and how much of it."""
 
@@ -89,6 +95,7 @@ class Recipe(Section):
     model: ModelSection
     train: TrainConfig | None = None
     sft: TrainConfig | None = None
+    heads: HeadsSection | None = None
     eval: EvalSection | None = None
 
     @model_validator(mode="before")
@@ -110,6 +117,8 @@ class Recipe(Section):
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
         if self.sft and not self.data.conversations:
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.heads and not (self.data.text or self.data.conversations):
+            raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):
             raise ValueError("a fresh model needs [tokenizer] and [train]; or give model.start, a model that exists")
         if self.model.start is not None and self.tokenizer:

@@ -13,7 +13,7 @@ from vesalius.core.recipes import build_recipe, dump_recipe
 from vesalius.core.run_directory import RunDirectory
 from vesalius.data.conversations import read_conversations
 from vesalius.data.documents import read_documents
-from vesalius.hub.directory import find_model
+from vesalius.hub.open import model_path
 from vesalius.pipeline.life import Display, Life
 from vesalius.pipeline.recipe import Recipe
 from vesalius.pipeline.stages import STAGES
@@ -55,7 +55,7 @@ def _check_names(recipe: Recipe) -> None:
     if recipe.data.conversations:
         read_conversations(recipe.data.conversations)
     if recipe.model.start is not None:
-        find_model(recipe.model.start)
+        model_path(recipe.model.start)
 
 
 def _withdraw(run: RunDirectory) -> None:

@@ -1,7 +1,7 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [sft] → [eval]
+    text → tokenizer → shards → [train] → [sft] → [heads] → [eval]
 
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
@@ -15,8 +15,10 @@ from vesalius.data.shard_writing import write_shards
 from vesalius.data.shards import read_index
 from vesalius.data.split import split_documents
 from vesalius.hub.open import GGUF, model_path, open_model
+from vesalius.hub.unpacking import is_quantised
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
+from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.training import pretrain, tune
 from vesalius.tokenizers.bpe_training import train_bpe
@@ -27,13 +29,16 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        life.model, life.tokenizer = open_start(section.start)
+        frozen = not (life.recipe.train or life.recipe.sft)
+        life.model, life.tokenizer = open_model(section.start) if frozen else open_start(section.start)
     else:
         life.tokenizer = learn_tokenizer(life)
         train = life.recipe.train
         assert train is not None, "the recipe was checked"
         config = section.build(life.tokenizer.vocab_size, train.context)
         life.model = Transformer(config, seed=train.seed)
+    if is_quantised(life.model):
+        life.device = "cpu"  # where its products are
     life.model.to(life.device)
     describe_model(life)
 
@@ -94,4 +99,4 @@ def encode(life: Life) -> None:
     )
 
 
-STAGES: tuple[Callable[[Life], None], ...] = (prepare, encode, pretrain, sample_base, tune, evaluate)
+STAGES: tuple[Callable[[Life], None], ...] = (prepare, encode, pretrain, sample_base, tune, train_heads, evaluate)

@@ -25,7 +25,7 @@ from vesalius.train.checkpoints import Checkpoints
 from vesalius.train.config import TrainConfig
 from vesalius.train.linter import EndOfTurnLinter
 from vesalius.train.loop import fit
-from vesalius.train.objectives import NextToken
+from vesalius.train.objectives import NextToken, Objective
 from vesalius.train.optim.build import build_optimizer
 from vesalius.train.precision import Precision
 from vesalius.train.schedules import build_schedule
@@ -116,8 +116,25 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype 
 
 
 def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, measure: Measure) -> None:
-    """Runs the loop with everything that a run directory records, and saves the model. Interrupted where a person
-    stopped it.
+    """Trains the model on the next token, and saves it."""
+    model, tokenizer = life.made
+    objective = NextToken(config.label_smoothing, config.z_loss, config.moe_balance, config.moe_z)
+    watchers = [Validation(config.validate_every, measure), throughput(life, model, config)]
+    train_module(life, stage, config, model, batches, objective, watchers)
+    save_model(life.run.model, model.eval(), tokenizer)
+
+
+def train_module(
+    life: Life,
+    stage: str,
+    config: TrainConfig,
+    module: nn.Module,
+    batches: BatchSource,
+    objective: Objective,
+    watchers: Iterable[Callback],
+) -> None:
+    """Runs the loop over `module`, the model or what belongs to it, with everything that a run directory records.
+    Interrupted where a person stopped it.
     """
     model, tokenizer = life.made
     _check_context(model, config, stage)
@@ -130,19 +147,15 @@ def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, me
             recipe=dump_recipe(life.recipe),
         ),
         EndOfTurnLinter(tokenizer.eos_ids),
-        Validation(config.validate_every, measure),
-        throughput(life, model, config),
+        *watchers,
         RunLogger(life.run, stage),
         life.display.training(stage),
     ]
-    objective = NextToken(config.label_smoothing, config.z_loss, config.moe_balance, config.moe_z)
+    optimizer, schedule = build_optimizer(module, config), build_schedule(config)
     with life.timed(stage):
-        result = fit(
-            model, batches, objective, build_optimizer(model, config), build_schedule(config), callbacks, config=config
-        )
+        result = fit(module, batches, objective, optimizer, schedule, callbacks, config=config)
     if result.stopped == "interrupted":
         raise Interrupted(f"stopped in {stage} after step {result.step}; everything is kept")
-    save_model(life.run.model, model.eval(), tokenizer)
 
 
 def throughput(life: Life, model: Transformer, config: TrainConfig) -> Callback:

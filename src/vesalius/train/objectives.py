@@ -50,14 +50,8 @@ class NextToken:
         if not _has_plain_head(model):
             logits = model(batch.tokens, batch.positions)  # (B, T, V)
             return cross_entropy(logits, batch.targets, self.label_smoothing, self.z_loss)
-        settings = LossSettings(
-            logits_scaling=model.config.logits_scaling,
-            softcap=model.config.final_logit_softcapping,
-            label_smoothing=self.label_smoothing,
-            z_loss=self.z_loss,
-        )
         hidden = model.model(batch.tokens, batch.positions)  # (B, T, D)
-        return head_cross_entropy(hidden, model.lm_head.weight, batch.targets, settings)
+        return hidden_cross_entropy(model, hidden, batch.targets, self.label_smoothing, self.z_loss)
 
     def _of_experts(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """What the routers of the forward pass just done add. UserError for a model without a mixture."""
@@ -88,6 +82,21 @@ def cross_entropy(
     if z_loss:
         loss = loss + z_loss * (share * logits.float().logsumexp(-1).square()).sum()
     return loss, plain.detach()
+
+
+def hidden_cross_entropy(
+    model: Transformer, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` of the logits that the model's head makes of hidden (…, D), which need not all exist at once."""
+    if not _has_plain_head(model):
+        return cross_entropy(model.logits(hidden), targets, label_smoothing, z_loss)
+    settings = LossSettings(
+        logits_scaling=model.config.logits_scaling,
+        softcap=model.config.final_logit_softcapping,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+    )
+    return head_cross_entropy(hidden, model.lm_head.weight, targets, settings)
 
 
 def _has_plain_head(model: nn.Module) -> TypeGuard[Transformer]:

@@ -27,7 +27,7 @@ namespace {
 constexpr int KEYS = 64;               // whose scores are softmaxed together
 constexpr int STRIP = 32;              // queries whose scores stay in the first cache
 constexpr int STRIDE = KEYS + LANES;   // of scores: what sixteen at a time write beyond the last key
-constexpr int FEW_ROWS = 8;            // rows up to which ranges are short
+constexpr int FEW_ROWS = 8;            // rows of a sequence up to which ranges are short and sums in one order
 constexpr int SHORT_RANGE = 128, LONG_RANGE = 512;  // keys
 constexpr int MOST_QUERIES = 256, MOST_ROWS = 64;   // of a block of rows
 constexpr int TRANSPOSED = 24;         // queries from which transposing the keys pays
@@ -377,7 +377,9 @@ void attend(const AttentionPlan& plan, int task, const Pages& pages, const Rule&
     const int E = pages.key_width, W = pages.value_width, width = padded(E), value_width = padded(W);
     float *queries = at_least(b.queries, int64_t(count) * width), *mixed = at_least(b.mixed, int64_t(count) * value_width);
     float *largest = at_least(b.largest, count), *sum = at_least(b.sum, count), *scores = at_least(b.scores, STRIP * STRIDE);
-    float* transposed = count >= TRANSPOSED ? at_least(b.transposed, int64_t(width) * KEYS) : nullptr;
+    // A guess is read bit for bit as plain decoding would: the rows of a draft add up in the order of a single one.
+    const bool many = count >= TRANSPOSED && segments.counts[block.sequence] > FEW_ROWS;
+    float* transposed = many ? at_least(b.transposed, int64_t(width) * KEYS) : nullptr;
     for (int i = 0; i < count; i++) {
         const float* query = q + (int64_t(block.first + i / group) * plan.heads + kv * group + i % group) * E;
         for (int e = 0; e < E; e++) queries[int64_t(i) * width + e] = query[e] * rule.scale;

@@ -12,7 +12,7 @@ from typing import Any
 from vesalius.core.run_directory import RunDirectory
 
 Record = dict[str, Any]
-STAGE_TITLES = {"train": "Pretraining", "sft": "Instruction tuning"}
+STAGE_TITLES = {"train": "Pretraining", "sft": "Instruction tuning", "heads": "Multi-token heads"}
 
 
 @dataclass(frozen=True, kw_only=True)
