@@ -3,11 +3,13 @@ installed, with our logits; formats by llama.cpp's conventions.
 """
 
 import importlib.util
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from family_checks import greedy
 from gguf_configs import CONFIGS
 from gguf_models import TOKENIZER, TOKENS, file_name, logits, model_named
 from hypothesis import given
@@ -53,6 +55,18 @@ def test_llama_cpp_reads_the_file_with_the_same_logits(name, tmp_path):
     found = np.array(theirs.scores)[: len(ours)]
     assert abs(found - ours).max() < 3e-3 * abs(ours).max()  # its cache is float16
     assert theirs.detokenize(theirs.tokenize(b"abab", add_bos=False)) == b"abab"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("name", ["llama, mixtral", "qwen2moe", "qwen3moe", "deepseek2", "gpt-oss"])
+def test_llama_cpp_goes_on_with_the_same_words(name, tmp_path):
+    from llama_cpp import Llama
+
+    path = tmp_path / file_name(name)
+    export_gguf(path, model_named(name), TOKENIZER, dtype="f32")
+    theirs, prompt = Llama(str(path), n_ctx=64, verbose=False, n_threads=1), TOKENS[0, :12].tolist()
+    words = list(itertools.islice(theirs.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0), 12))
+    assert words == greedy(open_gguf(path)[0], TOKENS[:, :12], 12)
 
 
 @pytest.mark.parametrize("dtype", FILE_TYPES)
