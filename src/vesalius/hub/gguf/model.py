@@ -18,7 +18,7 @@ from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
 from vesalius.hub.gguf.names import to_ours
 from vesalius.hub.gguf.pages import MappedPages
-from vesalius.hub.gguf.reader import read_gguf
+from vesalius.hub.gguf.parts import read_parts
 from vesalius.hub.gguf.settings import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, architecture_of, read_config
 from vesalius.hub.unpacking import kept_buffers
 from vesalius.kernels.block_formats import FORMATS, BlockTensor
@@ -34,11 +34,12 @@ FLOATS = ("mlp.gate.weight", "self_attn.kv_b_proj.weight")
 
 
 def open_gguf(path: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
-    """The model, in evaluation mode, and its tokenizer; `dtype` is that of what is not quantised.
+    """The model, in evaluation mode, and its tokenizer; `dtype` is that of what is not quantised. Of a model in several
+    files, any.
 
     UserError that says what is wrong with the file, or what it needs that we do not have.
     """
-    file = read_gguf(path)
+    file = read_parts(path)
     _, architecture = architecture_of(file.metadata)
     config = config_of(file.metadata, file.tensors)
     pages = MappedPages(tensor.blocks for tensor in file.tensors.values())
