@@ -6,7 +6,7 @@ import torch
 from vesalius.compress.quantised_linear import install_blocks
 from vesalius.core.errors import UserError
 from vesalius.core.hardware import Rates
-from vesalius.evals.speed import measure_speed, time_work, weight_bytes
+from vesalius.evals.speed import time_work, weight_bytes
 from vesalius.infer.engine import Engine
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.models.config import ModelConfig
@@ -34,7 +34,7 @@ def test_what_the_context_holds_is_timed():
 
 def test_a_prompt_is_held_against_products_and_a_token_against_reading():
     model = engine(128)
-    prompt, token = measure_speed(model, repeats=2, rates=RATES)
+    prompt, token = (timing.beside(RATES) for timing in time_work(model, repeats=2))
     flops = count_flops(model.model.config, 100)
     assert prompt.limit == pytest.approx(3e9 / (flops.total - flops.head * 99 / 100))
     keys_and_values = 2 * (16 + 32) * 16

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vesalius.compress.quantised_experts import QuantisedExperts
 from vesalius.compress.quantised_linear import QuantisedLinear
 from vesalius.core.errors import UserError
-from vesalius.core.hardware import Rates, measure_rates
+from vesalius.core.hardware import Rates
 from vesalius.infer.engine import Engine
 from vesalius.infer.params import SamplingParams
 from vesalius.models.counts import count_flops
@@ -64,13 +64,6 @@ class Timing:
         """With what a machine of these rates allows."""
         limit = max(rates.float32, rates.bfloat16) / self.flops if self.flops else rates.read / self.read
         return Speed(work=self.work, rate=self.rate, limit=limit, seconds=self.seconds)
-
-
-def measure_speed(engine: Engine, *, repeats: int = 5, rates: Rates | None = None) -> list[Speed]:
-    """`time_work` beside the limits, which are measured where `rates` are not given."""
-    timings = time_work(engine, repeats=repeats)
-    rates = rates or measure_rates()
-    return [timing.beside(rates) for timing in timings]
 
 
 def time_work(engine: Engine, *, repeats: int = 5) -> list[Timing]:

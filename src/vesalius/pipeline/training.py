@@ -20,7 +20,7 @@ from vesalius.hub.directory import save_model
 from vesalius.models.counts import count_flops
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.life import Life
-from vesalius.train.callbacks import RunLogger, Throughput, Validation
+from vesalius.train.callbacks import ExpertLoad, RunLogger, Throughput, Validation
 from vesalius.train.checkpoints import Checkpoints
 from vesalius.train.config import TrainConfig
 from vesalius.train.linter import EndOfTurnLinter
@@ -132,6 +132,7 @@ def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, me
         EndOfTurnLinter(tokenizer.eos_ids),
         Validation(config.validate_every, measure),
         throughput(life, model, config),
+        *([ExpertLoad()] if model.config.mixture else []),
         RunLogger(life.run, stage),
         life.display.training(stage),
     ]
