@@ -185,7 +185,7 @@ def export(
     model: Model,
     path: Annotated[Path, typer.Argument(help="A .gguf file for llama.cpp, or a new Hugging Face directory.")],
     dtype: Annotated[
-        str | None, typer.Option(help="f32, f16, bf16; for .gguf also q8_0 (if not given), q4_0, q4_1, q4_k, q6_k.")
+        str | None, typer.Option(help="f32, f16, bf16; for .gguf also q8_0 (if not given), q6_k, q5_k, q5_1, … q2_k.")
     ] = None,
     as_json: Json = False,
 ) -> None:

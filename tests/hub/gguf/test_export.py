@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
-from vesalius.hub.gguf.export import FILE_TYPES, INSTEAD, choose_format, export_gguf
+from vesalius.hub.gguf.export import FEW_BITS, FILE_TYPES, INSTEAD, choose_format, export_gguf
 from vesalius.hub.gguf.model import open_gguf
 from vesalius.hub.gguf.reader import read_gguf
 from vesalius.kernels.block_formats import FORMATS
@@ -24,7 +24,10 @@ from vesalius.kernels.block_formats import FORMATS
 READ_BY_TRANSFORMERS = ["llama", "qwen2"]
 """Of the others it leaves out settings that stand in the file, such as head_dim, biases and scaled positions."""
 
-ROUNDING = {"f32": 0, "f16": 3e-4, "bf16": 2e-3, "q8_0": 8e-3, "q6_k": 0.03, "q4_k": 0.1, "q4_1": 0.1, "q4_0": 0.12}
+ROUNDING = {
+    "f32": 0, "f16": 3e-4, "bf16": 2e-3, "q8_0": 8e-3, "q6_k": 0.03, "q5_k": 0.05, "q5_1": 0.05, "q5_0": 0.05,
+    "q4_k": 0.1, "q4_1": 0.1, "q4_0": 0.12, "q3_k": 0.16, "q2_k": 0.31,
+}  # fmt: skip
 """Root-mean-square error of normally distributed weights, relative, at most."""
 
 
@@ -78,9 +81,9 @@ def test_a_format_keeps_what_it_can(dtype, tmp_path):
     assert Counter(tensor.format for tensor in file.tensors.values()) == tensors
     assert file.tensors["blk.0.attn_q.weight"].format == dtype
     assert file.tensors["blk.0.attn_norm.weight"].format == file.tensors["blk.0.attn_q_norm.weight"].format == "f32"
-    if dtype.startswith("q4"):
+    if dtype in FEW_BITS:
         assert file.tensors["token_embd.weight"].format == file.tensors["output.weight"].format == "q6_k"
-    if dtype in ("q4_k", "q6_k"):  # rows of 288 values
+    if dtype.endswith("_k"):  # rows of 288 values
         assert file.tensors["blk.0.ffn_down.weight"].format == INSTEAD[dtype]
     assert file.metadata["general.file_type"] == FILE_TYPES[dtype]
     weight = model.state_dict()["model.layers.0.self_attn.q_proj.weight"]

@@ -1,7 +1,7 @@
 """A model as one GGUF file that llama.cpp opens: metadata, tokenizer, chat template, and weights in a chosen format.
 
 The conventions are those of llama.cpp's quantiser (src/llama-quant.cpp): vectors, norms, routers, biases and position
-tables stay f32; with a 4-bit format the embedding and the head, on which quality hangs most, are q6_k; a matrix whose
+tables stay f32; with a format of at most 5 bits the embedding and the head, on which quality hangs most, are q6_k; a matrix whose
 rows the format cannot hold takes one that can (`INSTEAD`). Weights that are quantised already in the format that is
 asked for keep their blocks bit for bit; others go through float32, one matrix at a time.
 Left out: an importance matrix, and llama.cpp's mixtures (Q4_K_M), which give some layers more bits.
@@ -26,15 +26,35 @@ from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
 from vesalius.tokenizers.tokenizer import Tokenizer
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
+FILE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q2_k": 10,
+    "q3_k": 11,
+    "q4_k": 14,
+    "q5_k": 16,
+    "q6_k": 18,
+    "bf16": 32,
+}
 """The formats that can be written, with llama.cpp's number for a file that is mostly of one (`llama_ftype`)."""
 
-FOUR_BITS = ("q4_0", "q4_1", "q4_k")
+FEW_BITS = ("q2_k", "q3_k", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k")
 TABLES = ("token_embd.weight", "output.weight")
 POSITIONS = "position_embd.weight"
 FLOATS = (".bias", "ffn_gate_inp.weight")
 """Endings of what llama.cpp only reads as f32: experts' biases stand in matrices."""
-INSTEAD = {"q4_k": "q4_1", "q6_k": "q8_0", "q4_0": "f16", "q4_1": "f16", "q8_0": "f16"}
+INSTEAD = {
+    "q2_k": "q4_0",
+    "q3_k": "q4_0",
+    "q4_k": "q4_1",
+    "q5_k": "q5_1",
+    "q6_k": "q8_0",
+} | dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"), "f16")
 """What a matrix takes whose rows are no multiple of the format's block."""
 
 QUANTISATION_VERSION = 2
@@ -66,7 +86,7 @@ def choose_format(name: str, shape: tuple[int, ...], dtype: str) -> str:
     """
     if len(shape) == 1 or name == POSITIONS or name.endswith(FLOATS):
         return "f32"
-    chosen = "q6_k" if dtype in FOUR_BITS and name in TABLES else dtype
+    chosen = "q6_k" if dtype in FEW_BITS and name in TABLES else dtype
     while shape[-1] % FORMATS[chosen].block_size:
         chosen = INSTEAD[chosen]
     return chosen

@@ -141,9 +141,9 @@ FORMATS: dict[str, BlockFormat] = {
     "q5_0": _blocked("q5_0", 32, 22, legacy.dequantise_q5_0, legacy.quantise_q5_0),
     "q5_1": _blocked("q5_1", 32, 24, legacy.dequantise_q5_1, legacy.quantise_q5_1),
     "mxfp4": _blocked("mxfp4", 32, 17, mxfp4.dequantise_mxfp4),
-    "q2_k": _blocked("q2_k", 256, 84, k_quants.dequantise_q2_k),
-    "q3_k": _blocked("q3_k", 256, 110, k_quants.dequantise_q3_k),
+    "q2_k": _blocked("q2_k", 256, 84, k_quants.dequantise_q2_k, k_quantise.quantise_q2_k),
+    "q3_k": _blocked("q3_k", 256, 110, k_quants.dequantise_q3_k, k_quantise.quantise_q3_k),
     "q4_k": _blocked("q4_k", 256, 144, k_quants.dequantise_q4_k, k_quantise.quantise_q4_k),
-    "q5_k": _blocked("q5_k", 256, 176, k_quants.dequantise_q5_k),
+    "q5_k": _blocked("q5_k", 256, 176, k_quants.dequantise_q5_k, k_quantise.quantise_q5_k),
     "q6_k": _blocked("q6_k", 256, 210, k_quants.dequantise_q6_k, k_quantise.quantise_q6_k),
 }
