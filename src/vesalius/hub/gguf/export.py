@@ -1,9 +1,9 @@
 """A model as one GGUF file that llama.cpp opens: metadata, tokenizer, chat template, and weights in a chosen format.
 
 The conventions are those of llama.cpp's quantiser (src/llama-quant.cpp): vectors, norms, routers, biases and position
-tables stay f32; with a format of at most 5 bits the embedding and the head, on which quality hangs most, are q6_k; a matrix whose
-rows the format cannot hold takes one that can (`INSTEAD`). Weights that are quantised already in the format that is
-asked for keep their blocks bit for bit; others go through float32, one matrix at a time.
+tables stay f32; with a format of at most 5 bits the embedding and the head, on which quality hangs most, are q6_k; a
+matrix whose rows the format cannot hold takes one that can (`INSTEAD`). Weights that are quantised already in the
+format that is asked for keep their blocks bit for bit; others go through float32, one matrix at a time.
 Left out: an importance matrix, and llama.cpp's mixtures (Q4_K_M), which give some layers more bits.
 """
 

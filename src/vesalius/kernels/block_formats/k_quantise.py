@@ -106,8 +106,8 @@ def _affine(
 
 
 def _symmetric(groups: Tensor, scale: Tensor, half_range: int, scale_half_range: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups (…, groups, n) and their scales (…, groups) -> d as bytes (…, 2), codes of the scales (…, groups) and of the
-    values (…, 256), both around 0."""
+    """Groups (…, groups, n) and their scales (…, groups) -> d as bytes (…, 2), codes of the scales (…, groups) and of
+    the values (…, 256), both around 0."""
     largest = scale.gather(-1, scale.abs().argmax(-1, keepdim=True))
     d = float_to_half(largest / -scale_half_range)
     codes = (scale * _ratio(-scale_half_range, largest)).round().clamp(-scale_half_range, scale_half_range - 1)
