@@ -1,9 +1,10 @@
 """What a quantised file and its kernels cost in quality: bits per byte of one text by every way to compute the model.
 
-    python bench/quality.py [MODEL.gguf] [--text corpus:python] [--bytes 100000] [--threads N]
+    python bench/quality.py [MODEL.gguf] [--text TEXT] [--bytes 100000] [--threads N]
 
-All four read the same tokens of the first bytes of the text. "float32" is the file's weights as plain floats, through
-torch's products: what the others differ from it by is the kernels' doing (int8 activations, mostly), not the file's.
+TEXT is a file of any kind of text, a glob, corpus:python or hf:owner/name. All four ways read the same tokens of its
+first bytes. "float32" is the file's weights as plain floats, through torch's products: what the others differ from it
+by is the kernels' doing (int8 activations, mostly), not the file's.
 "native" reads many tokens at once, as a prompt is read, "native, one by one" behind a cache, as an answer is written;
 each takes kernels of its own. Every way runs in a process of its own, because the kernels are chosen once a process.
 """
@@ -90,7 +91,7 @@ def measured_apart(way: str, arguments: list[str], threads: int) -> dict[str, fl
     command = [sys.executable, __file__, *arguments, "--way", way]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode or done.stderr:  # a native library that cannot be built is told on stderr
-        raise RuntimeError(f"{way}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        sys.exit(f"{way}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return json.loads(done.stdout)
 
 

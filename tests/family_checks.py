@@ -89,6 +89,32 @@ def sample_tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
+class FamilyChecks:
+    """The tests of every family: a test class inherits them, and its module has the fixture `pair`."""
+
+    def test_logits(self, pair: Pair) -> None:
+        check_logits(pair)
+
+    def test_greedy_text(self, pair: Pair) -> None:
+        check_greedy(pair)
+
+    def test_the_cache_changes_nothing(self, pair: Pair) -> None:
+        scaling = pair.ours.config.rope_scaling
+        if scaling and scaling.kind in ("dynamic", "longrope"):  # beyond it a cache keeps keys as they were turned
+            check_cache(pair, length=32, chunks=(9, 1, 22))
+        else:
+            check_cache(pair)
+
+    def test_batches_and_packed_rows_change_nothing(self, pair: Pair) -> None:
+        check_batch(pair)
+
+    def test_what_we_save_opens_in_transformers(self, pair: Pair) -> None:
+        check_saved(pair)
+
+    def test_gradients(self, pair: Pair) -> None:
+        check_gradients(pair)
+
+
 def check_logits(pair: Pair, length: int = 48, tolerance: float = 1e-5) -> None:
     """Two rows of `length` tokens give transformers' logits."""
     tokens = sample_tokens(2, length)

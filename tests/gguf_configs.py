@@ -1,9 +1,10 @@
 """Small configs of every architecture that GGUF files have, as the families' own config files give them."""
 
 import math
+from dataclasses import replace
 
 from vesalius.models.config import ModelConfig
-from vesalius.models.config_sections import RopeScaling
+from vesalius.models.config_sections import LatentAttention, Mixture, RopeScaling
 
 SMALL = {
     "vocab_size": 300,
@@ -37,6 +38,33 @@ LONGROPE = RopeScaling(
 )
 LLAMA3 = RopeScaling(kind="llama3", factor=8.0, original_max_position_embeddings=8192)
 ALTERNATING = ("sliding_attention", "full_attention") * 2
+
+MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENT = LatentAttention(kv_lora_rank=32, q_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=24)
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "tie_word_embeddings": False,
+    "latent_attention": LATENT,
+}
+DEEPSEEK_YARN = RopeScaling(
+    kind="yarn", factor=4.0, original_max_position_embeddings=16, mscale=0.707, mscale_all_dim=0.707
+)
+DEEPSEEK_V3 = Mixture(
+    **MIXTURE | {"num_experts": 8},
+    shared_expert_intermediate_size=32,
+    scoring="sigmoid",
+    routed_scaling_factor=2.5,
+    n_group=4,
+    topk_group=2,
+    group_score="top2_sum",
+    correction_bias=True,
+    dense_layers=(0,),
+)
+DEEPSEEK_V2 = Mixture(
+    **MIXTURE, shared_expert_intermediate_size=64, norm_topk_prob=False, routed_scaling_factor=1.5, dense_layers=(0, 1)
+)
+GPT_OSS = Mixture(**MIXTURE, scoring="softmax_topk", router_bias=True, expert_bias=True, swiglu_limit=7.0)
 
 CONFIGS = {
     "llama": {"tie_word_embeddings": False, "rope_theta": 500_000.0},
@@ -85,6 +113,32 @@ CONFIGS = {
     "gpt2": GPT2 | {"position": "learned"},
     "gptneox": GPT2
     | {"block": "parallel", "hidden_act": "gelu", "partial_rotary_factor": 0.25, "tie_word_embeddings": False},
+    "llama, mixtral": {
+        "mixture": Mixture(**MIXTURE),
+        "intermediate_size": 32,
+        "tie_word_embeddings": False,
+        "rope_theta": 1_000_000.0,
+    },
+    "qwen2moe": {
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "mixture": Mixture(
+            **MIXTURE, norm_topk_prob=False, shared_expert_intermediate_size=64, shared_expert_gate=True
+        ),
+    },
+    "qwen3moe": {"qk_norm": "head", "head_dim": 32, "tie_word_embeddings": False, "mixture": Mixture(**MIXTURE)},
+    "deepseek2": DEEPSEEK | {"mixture": DEEPSEEK_V3},
+    "deepseek2, v2, yarn": DEEPSEEK
+    | {"mixture": DEEPSEEK_V2, "latent_attention": replace(LATENT, q_lora_rank=0), "rope_scaling": DEEPSEEK_YARN},
+    "gpt-oss": {
+        "attention_bias": True,
+        "attention_output_bias": True,
+        "attention_sinks": True,
+        "tie_word_embeddings": False,
+        "sliding_window": 8,
+        "layer_types": ALTERNATING,
+        "mixture": GPT_OSS,
+    },
     "bloom": GPT2 | {"position": "alibi", "embedding_norm": True},
 }
 """Name, up to a comma the architecture's -> what differs from SMALL."""

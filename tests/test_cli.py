@@ -194,6 +194,24 @@ def test_wrong_input_is_one_line_and_exit_code_2(bad_inputs, tmp_path, arguments
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("arguments", [("info", "nano", "--threads", "1"), ("--threads=1", "info", "nano")])
+def test_threads_may_be_said_anywhere_and_hold_for_torch(arguments):
+    code = (
+        "import atexit, sys; atexit.register(lambda: print(sys.modules['torch'].get_num_threads()));"
+        "from vesalius.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "", "1000000", "²", "1.5"])
+def test_what_is_no_number_of_threads_is_refused_in_one_line(value):
+    done = vesalius("recipes", "--threads", value)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"vesalius: --threads is {value!r}, expected a whole number from 1 to ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_debug_shows_the_traceback():
     done = vesalius("--debug", "info", "mirco")
     assert "Traceback" in done.stderr

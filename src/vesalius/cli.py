@@ -1,7 +1,8 @@
 """The command line: verbs → calls, and the only place where everything is wired together.
 
 Each verb imports what it needs when it is called, so that `vesalius --help` answers at once. Wrong input is one line on
-stderr and exit code 2, a known failure exit code 1, an interruption 130; `--debug` shows the traceback.
+stderr and exit code 2, a known failure exit code 1, an interruption 130; `--debug` shows the traceback. What holds for
+every verb (`--debug`, `--threads N`) may stand anywhere and is taken out before a verb sees its flags.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vesalius.core.errors import UserError, VesaliusError
+from vesalius.core.threads import set_threads
 
 if TYPE_CHECKING:
     from vesalius.pipeline.recipe import Recipe
@@ -26,7 +28,8 @@ this.
 app = typer.Typer(
     name="vesalius",
     help="Build, train, tune, measure and talk to small language models on ordinary hardware.",
-    epilog="--debug, with any command, shows where an error comes from.",
+    epilog="With any command: --threads N computes with so many threads (VESALIUS_THREADS=N does so always; without "
+    "either, as many as there are cores); --debug shows where an error comes from.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # drawing help by rich takes 0.15 s
@@ -194,7 +197,7 @@ def export(
     model: Model,
     path: Annotated[Path, typer.Argument(help="A .gguf file for llama.cpp, or a new Hugging Face directory.")],
     dtype: Annotated[
-        str | None, typer.Option(help="f32, f16, bf16; for .gguf also q8_0 (if not given), q4_0, q4_1, q4_k, q6_k.")
+        str | None, typer.Option(help="f32, f16, bf16; for .gguf also q8_0 (if not given), q6_k, q5_k, q5_1, … q2_k.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -264,12 +267,28 @@ def _first_comment(path: Path) -> str:
     return path.read_text("utf-8").splitlines()[0].removeprefix("# ")
 
 
+def _without_threads(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The other arguments, and what the last --threads N or --threads=N says; behind a -- all is text."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    rest: list[str] = []
+    threads: str | None = None
+    before = iter(arguments[:end])
+    for argument in before:
+        name, equals, value = argument.partition("=")
+        if name == "--threads":
+            threads = value if equals else next(before, "")
+        else:
+            rest.append(argument)
+    return rest + arguments[end:], threads
+
+
 def main() -> None:
     """The `vesalius` command."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+    debug = "--debug" in sys.argv[1:]
     try:
+        arguments, threads = _without_threads([argument for argument in sys.argv[1:] if argument != "--debug"])
+        set_threads(threads)
         app(arguments, standalone_mode=True)
     except VesaliusError as error:
         if debug:

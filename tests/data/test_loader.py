@@ -22,9 +22,9 @@ class NumberedShards:
 
     def __init__(self, n_tokens: int, boundaries: tuple[int, ...] = (0,)) -> None:
         self.n_tokens = n_tokens
-        self.bos_id = -1
+        self.boundary = -1
         self.tokens = np.arange(n_tokens)
-        self.tokens[list(boundaries)] = self.bos_id
+        self.tokens[list(boundaries)] = self.boundary
 
     def read(self, start: int, stop: int) -> np.ndarray:
         assert 0 <= start < stop <= self.n_tokens

@@ -49,7 +49,7 @@ def test_the_index_tells_what_was_written(tmp_path, encoder):
     index = write_shards(documents_of(TEXTS), encoder, tmp_path / "data", validation_fraction=0.3, specs=["a.txt"])
 
     assert json.loads((tmp_path / "data" / "index.json").read_text()) == index.to_dict()
-    assert (index.specs, index.tokenizer, index.vocab_size, index.bos_id) == (["a.txt"], "bytes", 257, 0)
+    assert (index.specs, index.tokenizer, index.vocab_size, index.boundary) == (["a.txt"], "bytes", 257, 0)
     assert index.train.bytes + index.validation.bytes == sum(map(len, TEXTS))
 
 

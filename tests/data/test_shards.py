@@ -54,6 +54,15 @@ def test_the_index_goes_through_json_unchanged(make_shards):
     assert ShardIndex.from_dict(json.loads(json.dumps(index.to_dict()))) == index
 
 
+def test_an_index_that_calls_the_boundary_bos_id_opens_as_well(make_shards):
+    shards = make_shards(TEXTS)
+    path = shards.directory / "index.json"
+    values = json.loads(path.read_text())
+    values["bos_id"] = values.pop("boundary")
+    path.write_text(json.dumps(values))
+    assert read_index(shards.directory) == shards.index
+
+
 def test_shards_of_another_tokenizer_are_refused(make_shards, encoder):
     shards = make_shards(TEXTS)
     encoder.fingerprint = "another"

@@ -6,9 +6,10 @@ import torch
 from vesalius.compress.quantised_linear import install_blocks
 from vesalius.core.errors import UserError
 from vesalius.core.hardware import Rates
-from vesalius.evals.speed import measure_speed, time_work, weight_bytes
+from vesalius.evals.speed import time_work, weight_bytes
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.models.config import ModelConfig
+from vesalius.models.config_sections import Mixture
 from vesalius.models.counts import count_flops
 from vesalius.models.transformer import Transformer
 
@@ -32,7 +33,7 @@ def test_what_the_context_holds_is_timed():
 
 def test_a_prompt_is_held_against_products_and_a_token_against_reading():
     built = model(128)
-    prompt, token = measure_speed(built, repeats=2, rates=RATES)
+    prompt, token = (timing.beside(RATES) for timing in time_work(built, repeats=2))
     flops = count_flops(built.config, 100)
     assert prompt.limit == pytest.approx(3e9 / (flops.total - flops.head * 99 / 100))
     keys_and_values = 2 * (16 + 32) * 16
@@ -52,6 +53,19 @@ def test_bytes_are_those_of_every_matrix_as_it_is_stored():
     packed = built.lm_head.matrix.nbytes
     assert packed < 32 * 304 * 9 / 8
     assert weight_bytes(built) == 4 * (matrices - 32 * 300) + packed
+
+
+def test_of_a_mixture_the_experts_count_that_a_token_uses():
+    config = ModelConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, tie_word_embeddings=True,
+        mixture=Mixture(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64),
+    )  # fmt: skip
+    model = Transformer(config, seed=0).eval()
+    assert weight_bytes(model) == 4 * (4 * 32 * 32 + 4 * 32 + 2 * 3 * 32 * 64 + 300 * 32)
+    stack = BlockTensor.quantise(model.model.layers[0].mlp.experts.up_proj.detach(), "q8_0")
+    before = weight_bytes(model)
+    install_blocks(model, {"model.layers.0.mlp.experts.up_proj": stack})
+    assert weight_bytes(model) == before - 2 * 32 * 64 * 4 + 2 * stack.nbytes // 4
 
 
 @pytest.mark.parametrize(("context", "repeats", "message"), [(80, 1, "context is 80"), (128, 0, "repeats = 0")])

@@ -17,7 +17,9 @@ from vesalius.core.run_directory import RunDirectory
 from vesalius.hub import weights as hub_weights
 from vesalius.hub.directory import open_model, save_model
 from vesalius.hub.facts import facts_of
+from vesalius.hub.unpacking import unpacked
 from vesalius.models.config import ModelConfig
+from vesalius.models.config_sections import Mixture
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
 from vesalius.tokenizers.tokenizer import Tokenizer
@@ -130,6 +132,16 @@ def test_opened_weights_can_be_trained_and_the_file_stays_as_it_is(tmp_path):
     torch.optim.SGD(opened.parameters(), lr=0.1).step()
     assert all(parameter.grad is not None for parameter in opened.parameters())
     assert (tmp_path / "model/model.safetensors").read_bytes() == before
+
+
+def test_a_correction_bias_goes_with_the_weights_and_keeps_its_precision():
+    mixture = Mixture(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, correction_bias=True)
+    model = Transformer(replace(TINY, mixture=mixture))
+    bias = torch.rand(4)
+    model.model.layers[0].mlp.gate.e_score_correction_bias.copy_(bias)
+    plain = unpacked(model, torch.bfloat16)
+    assert torch.equal(plain.model.layers[0].mlp.gate.e_score_correction_bias, bias)
+    assert plain.lm_head.weight.dtype == torch.bfloat16
 
 
 def test_a_model_may_be_saved_over_the_directory_that_it_was_opened_from(tmp_path):

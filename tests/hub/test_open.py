@@ -6,6 +6,7 @@ import pytest
 import torch
 from gguf_models import TOKENIZER, logits, model_named
 
+from vesalius.console.tables import print_info
 from vesalius.core.errors import UserError
 from vesalius.hub.directory import save_model
 from vesalius.hub.export import export_model
@@ -13,6 +14,7 @@ from vesalius.hub.facts import facts_of
 from vesalius.hub.open import open_model
 from vesalius.hub.unpacking import unpacked
 from vesalius.infer.language_model import LanguageModel
+from vesalius.pipeline.measuring import describe
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +106,39 @@ def test_facts_tell_how_a_model_is_stored_without_opening_it(places, tmp_path):
     export_model(tmp_path / "m.gguf", model, TOKENIZER, dtype="q8_0")
     stored = facts_of(tmp_path / "m.gguf")
     assert (stored.container, stored.architecture) == ("GGUF", "qwen3")
-    assert stored.formats["q8_0"]["tensors"] == 4 * 7 + 2
     assert stored.tokenizer == {
         "tokens": 300,
         "special_tokens": 3,
         "end_tokens": ["<|endoftext|>", "<|im_end|>"],
         "chat_template": True,
     }
+    linear = sum(tensor.numel() for tensor in model.parameters() if tensor.dim() > 1)
+    assert stored.formats["q8_0"] == {"tensors": 4 * 7 + 2, "numbers": linear, "bytes": linear // 32 * 34}
+    assert stored.metadata["qwen3.block_count"] == "4"
+    assert stored.metadata["tokenizer.ggml.tokens"] == "300 items"
+    assert all(value.isprintable() and len(value) <= 100 for value in stored.metadata.values())
     directory = facts_of(folder / "directory")
     assert (directory.container, directory.architecture) == ("Hugging Face directory", "qwen3")
     assert directory.config == model.config
+    numbers = sum(p.numel() for p in model.parameters())
     assert directory.formats == {
-        "f32": {"tensors": len(list(model.parameters())), "bytes": 4 * sum(p.numel() for p in model.parameters())}
+        "f32": {"tensors": len(list(model.parameters())), "numbers": numbers, "bytes": 4 * numbers}
     }
+    assert directory.metadata == {}
+
+
+def test_facts_of_a_mixture_tell_what_one_token_uses(tmp_path, capsys):
+    export_model(tmp_path / "m.gguf", model_named("qwen3moe"), TOKENIZER, dtype="f32")
+    facts = describe(str(tmp_path / "m.gguf"))
+    unused = 4 * (6 - 2) * 3 * 64 * 32  # layers, experts, matrices
+    assert facts["active_parameters"]["mlp"] == facts["parameters"]["mlp"] - unused
+    assert facts["active_parameters"]["total"] == facts["parameters"]["total"] - unused
+    print_info(facts)
+    printed = capsys.readouterr().out
+    assert "of them for a token" in printed
+    assert "qwen3moe.expert_count = 6" in printed
+    print_info(describe("nano"))
+    assert "of them for a token" not in capsys.readouterr().out
 
 
 def test_a_config_that_is_no_object_is_refused(tmp_path):

@@ -1,11 +1,15 @@
 """Recommended settings: read from what is published, as transformers reads it, and written back."""
 
+from pathlib import Path
+
 import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
+from vesalius.hub.aliases import ALIASES, SMOLLM2, alias_of
+from vesalius.hub.pull import alias_path
 from vesalius.infer.generation_config import published_options, read_recommended, recommended_options
 
 
@@ -32,6 +36,14 @@ def test_settings_are_taken_from_what_is_published(published, expected):
 def test_a_published_setting_out_of_range_is_told():
     with pytest.raises(UserError, match="top_p = 7, expected"):
         recommended_options({"do_sample": True, "top_p": 7})
+
+
+def test_a_file_of_an_alias_has_what_its_makers_advise():
+    assert read_recommended(alias_path(SMOLLM2)) == {"temperature": 0.2, "top_p": 0.9}
+    assert read_recommended(Path("elsewhere") / SMOLLM2.opened_by) == {}
+    for alias in ALIASES.values():
+        assert alias_of(alias_path(alias) if alias.opened_by else Path("any")) in (alias, None)
+        recommended_options(alias.recommended)  # none is out of its range
 
 
 settings = st.fixed_dictionaries(

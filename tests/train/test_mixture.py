@@ -9,6 +9,7 @@ from vesalius.core.errors import UserError
 from vesalius.data.batch import Batch
 from vesalius.models.balance import auxiliary_losses, expert_statistics
 from vesalius.models.config_sections import Mixture
+from vesalius.train.callbacks import ExpertLoad
 from vesalius.train.objectives import NextToken
 
 MIXTURE = Mixture(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16)
@@ -65,6 +66,20 @@ def test_it_learns_with_an_even_load_and_the_loop_records_the_losses(train, tiny
     assert recorder.steps[-1]["moe_balance"] == pytest.approx(2, abs=0.2)
     assert all(layer.load.max() < 0.5 for layer in expert_statistics(model).values())
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_the_load_of_the_experts_is_in_every_record(train, tiny_model):
+    limited = Mixture(**{**vars(MIXTURE), "capacity_factor": 0.5})
+    for mixture in (MIXTURE, limited):
+        model = tiny_model(mixture=mixture)
+        _, recorder = train(ExpertLoad(), model=model, steps=2)
+        layers = expert_statistics(model).values()
+        last = recorder.steps[-1]
+        assert last["moe_load"] == pytest.approx(max(4 * layer.load.max().item() for layer in layers))
+        assert 1 <= last["moe_load"] <= 2  # of four experts, half of all choices at most
+        chosen = sum(layer.dropped.sum().item() for layer in layers)
+        assert (last["moe_dropped"] > 0) == (chosen > 0) == (mixture is limited)
+        assert last["moe_dropped"] <= 0.75  # half of the even share of each is taken, if only by one
 
 
 def test_micro_batches_have_the_same_cross_entropy(train, tiny_model):

@@ -34,9 +34,14 @@ def print_info(facts: dict[str, Any], console: Console | None = None) -> None:
     )
     if stored := facts.get("stored"):
         _print_stored(stored, console)
-    parts = Table("part", "parameters", f"FLOPs a token (context {facts['context']})", box=box.SIMPLE)
+    parts = Table("part", "parameters", box=box.SIMPLE)
+    active = facts["active_parameters"]
+    if sparse := active != facts["parameters"]:
+        parts.add_column("of them for a token")
+    parts.add_column(f"FLOPs a token (context {facts['context']})")
     for part, flops in facts["flops_per_token"].items():
-        parts.add_row(part.replace("_", " "), shortened(facts["parameters"][part]), shortened(flops))
+        used = [shortened(active[part])] if sparse else []
+        parts.add_row(part.replace("_", " "), shortened(facts["parameters"][part]), *used, shortened(flops))
     console.print(parts)
     held = facts["bytes"]
     console.print(
@@ -60,10 +65,14 @@ def _print_stored(stored: dict[str, Any], console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
-    formats = Table("format", "tensors", "bytes", box=box.SIMPLE)
+    formats = Table("format", "tensors", "numbers", "bytes", "bits a number", box=box.SIMPLE)
     for name, entry in stored["formats"].items():
-        formats.add_row(name, str(entry["tensors"]), f"{shortened(entry['bytes'])}B")
+        numbers, size = entry["numbers"], entry["bytes"]
+        bits = f"{8 * size / numbers:.2f}" if numbers else ""
+        formats.add_row(name, str(entry["tensors"]), shortened(numbers), f"{shortened(size)}B", bits)
     console.print(formats)
+    for key, value in stored["metadata"].items():
+        console.print(f"{key} = {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_exported(facts: dict[str, Any], console: Console | None = None) -> None:

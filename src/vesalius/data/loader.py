@@ -64,7 +64,7 @@ class PackedLoader:
             source.append(f"epoch {self._epoch}, windows at tokens {_named(starts)}")
             self._window += len(starts)
             filled += len(starts)
-        return _packed_batch(tokens, self._shards.bos_id, "; ".join(source))
+        return _packed_batch(tokens, self._shards.boundary, "; ".join(source))
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch and how many of its windows were given out, with what a loader must share to go on from there."""
@@ -124,23 +124,23 @@ class SequentialWindows:
 
     def _batch(self, first: int, last: int) -> Batch:
         """Windows first … last - 1; what lies beyond the split is boundaries, which are no targets."""
-        tokens = np.full((last - first, self._context + 1), self._shards.bos_id, dtype=np.int64)
+        tokens = np.full((last - first, self._context + 1), self._shards.boundary, dtype=np.int64)
         for row, window in enumerate(range(first, last)):
             start = window * self._stride
             ids = self._shards.read(start, min(start + self._context + 1, self._shards.n_tokens))
             tokens[row, : len(ids)] = ids
-        batch = _packed_batch(tokens, self._shards.bos_id, f"{self._shards.split}, windows {first} to {last - 1}")
-        batch.targets[batch.targets == self._shards.bos_id] = IGNORE
+        batch = _packed_batch(tokens, self._shards.boundary, f"{self._shards.split}, windows {first} to {last - 1}")
+        batch.targets[batch.targets == self._shards.boundary] = IGNORE
         overlapping = batch.targets[1:] if first == 0 else batch.targets
         overlapping[:, : self._context - self._stride] = IGNORE
         return batch
 
 
-def _packed_batch(window: NDArray[np.int64], bos_id: int, source: str) -> Batch:
+def _packed_batch(window: NDArray[np.int64], boundary: int, source: str) -> Batch:
     """window (B, T + 1) -> tokens, targets, positions (B, T), which count from their document's start in the row."""
     tokens = window[:, :-1]
     places = np.arange(tokens.shape[1])
-    starts = np.maximum.accumulate(np.where(tokens == bos_id, places, 0), axis=1)
+    starts = np.maximum.accumulate(np.where(tokens == boundary, places, 0), axis=1)
     return Batch(
         tokens=torch.from_numpy(tokens.copy()),  # copies: where there is one row,
         targets=torch.from_numpy(window[:, 1:].copy()),  # contiguous views would share memory

@@ -115,7 +115,7 @@ class _CorpusWriter:
             specs=specs,
             tokenizer=self._tokenizer.fingerprint,
             vocab_size=self._tokenizer.vocab_size,
-            bos_id=self._boundary,
+            boundary=self._boundary,
             dtype=self._dtype.name,
             validation_fraction=validation_fraction,
             duplicates=self._duplicates,

@@ -6,7 +6,7 @@
     train-bytes.bin        int64: how many UTF-8 bytes the text of each document has
     validation-…           the same
 
-Each document is stored as the document boundary (`bos_id` in the index) and its tokens. The bytes are what bits per
+Each document is stored as the document boundary (`boundary` in the index) and its tokens. The bytes are what bits per
 byte divides by.
 """
 
@@ -56,13 +56,14 @@ class ShardIndex:
 
     specs        what the documents were read from, as the person named it
     tokenizer    fingerprint of the tokenizer that wrote the tokens; no other can read them
+    boundary     the token that stands before every document
     duplicates   documents that were left out because the same text came before
     """
 
     specs: list[str]
     tokenizer: str
     vocab_size: int
-    bos_id: int
+    boundary: int
     dtype: str
     validation_fraction: float
     duplicates: int
@@ -76,7 +77,8 @@ class ShardIndex:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ShardIndex":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; older indexes call the boundary bos_id."""
+        values = {"boundary" if name == "bos_id" else name: value for name, value in values.items()}
         return cls(**values | {split: SplitCounts(**values[split]) for split in ("train", "validation")})
 
 
@@ -114,7 +116,7 @@ class TokenShards:
         counts: SplitCounts = getattr(self.index, split)
         self.n_tokens = counts.tokens
         self.n_bytes = counts.bytes
-        self.bos_id = self.index.bos_id
+        self.boundary = self.index.boundary
         dtype = np.dtype(self.index.dtype)
         self._offsets = self._map("offsets", np.dtype(np.int64), counts.documents + 1)
         self.document_bytes = self._map("bytes", np.dtype(np.int64), counts.documents)

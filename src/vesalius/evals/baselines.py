@@ -55,7 +55,7 @@ def _kneser_ney(train_shards: TokenShards, held_out: Documents, vocab_size: int)
     """Bits per byte of the held-out documents, and the number of tokens that were counted."""
     counted = sample_documents(train_shards, KNESER_NEY_TOKENS)
     tokens = counted.read(0, min(counted.n_tokens, KNESER_NEY_TOKENS))
-    model = KneserNey.fit(tokens, vocab_size, boundary=counted.bos_id)
+    model = KneserNey.fit(tokens, vocab_size, boundary=counted.boundary)
     return bits_per_byte(_nats(model, held_out), held_out.n_bytes), len(tokens)
 
 

@@ -18,7 +18,7 @@ class Documents(Protocol):
     """What measuring asks of `TokenShards`, with the meaning it has there. Tokens count boundaries, bytes do not."""
 
     split: Split
-    bos_id: int
+    boundary: int
     n_tokens: int
     n_bytes: int
 
@@ -32,7 +32,7 @@ class DocumentSample:
 
     def __init__(self, shards: TokenShards, chosen: Sequence[int]) -> None:
         self.split = shards.split
-        self.bos_id = shards.bos_id
+        self.boundary = shards.boundary
         self._documents = [shards[i] for i in chosen]
         self._tokens = np.concatenate(self._documents)
         self.n_tokens = len(self._tokens)

@@ -8,16 +8,20 @@ values are read from memory, a prompt not read faster than its products are comp
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vesalius.compress.quantised_experts import QuantisedExperts
 from vesalius.compress.quantised_linear import QuantisedLinear
 from vesalius.core.errors import UserError
-from vesalius.core.hardware import Rates, measure_rates
+from vesalius.core.hardware import Rates
 from vesalius.infer.engine import Engine, EngineOptions
 from vesalius.infer.params import SamplingParams
 from vesalius.models.counts import count_flops
+from vesalius.models.experts import Experts
+from vesalius.models.routing import Router
 from vesalius.models.transformer import Transformer
 
 PROMPT = 512
@@ -60,13 +64,6 @@ class Timing:
         """With what a machine of these rates allows."""
         limit = max(rates.float32, rates.bfloat16) / self.flops if self.flops else rates.read / self.read
         return Speed(work=self.work, rate=self.rate, limit=limit, seconds=self.seconds)
-
-
-def measure_speed(model: Transformer, *, repeats: int = 5, rates: Rates | None = None) -> list[Speed]:
-    """`time_work` beside the limits, which are measured where `rates` are not given."""
-    timings = time_work(model, repeats=repeats)
-    rates = rates or measure_rates()
-    return [timing.beside(rates) for timing in timings]
 
 
 def time_work(model: Transformer, *, repeats: int = 5) -> list[Timing]:
@@ -130,11 +127,17 @@ def _ids(engine: Engine, count: int) -> list[int]:
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Bytes of all matrices that one token is multiplied with. A mixture counts with all its experts."""
+    """Bytes of all matrices that one token is multiplied with, of a mixture those of the experts that it uses."""
     layers = list(model.modules())
     packed = sum(layer.matrix.nbytes for layer in layers if isinstance(layer, QuantisedLinear))
-    plain = sum(layer.weight.nbytes for layer in layers if isinstance(layer, nn.Linear))
-    return packed + plain
+    plain = sum(layer.weight.nbytes for layer in layers if isinstance(layer, nn.Linear | Router))
+    return packed + plain + sum(_expert_bytes(layer) for layer in layers if isinstance(layer, Experts))
+
+
+def _expert_bytes(experts: Experts) -> int:
+    stacks = (experts.gate_proj, experts.up_proj, experts.down_proj)
+    each = [s.expert_bytes if isinstance(s, QuantisedExperts) else cast(Tensor, s)[0].nbytes for s in stacks]
+    return experts.mixture.num_experts_per_tok * sum(each)
 
 
 def _cache_bytes(model: Transformer, context: int) -> int:

@@ -6,8 +6,9 @@ the file from.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,11 @@ class PinnedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """Where a model's files come from. `wheel_size` is only for the progress bar."""
+    """Where a model's files come from. `wheel_size` is only for the progress bar.
+
+    recommended  what the model's makers advise for a chat, as a generation_config.json would say it: a GGUF file
+                 has none
+    """
 
     name: str
     about: str
@@ -33,6 +38,7 @@ class Alias:
     repository: str
     revision: str
     files: tuple[PinnedFile, ...]
+    recommended: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def requirement(self) -> str:
@@ -62,6 +68,7 @@ SMOLLM2 = Alias(
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
     ),
+    recommended={"do_sample": True, "temperature": 0.2, "top_p": 0.9},  # its model card, "Chat"
 )
 
 _MINILM_FILES = {
@@ -92,3 +99,8 @@ MINILM = Alias(
 )
 
 ALIASES: Mapping[str, Alias] = {alias.name: alias for alias in (SMOLLM2, MINILM)}
+
+
+def alias_of(path: Path) -> Alias | None:
+    """The alias whose file in the cache this is; None for any other path."""
+    return next((alias for alias in ALIASES.values() if path.parts[-2:] == (alias.name, alias.opened_by)), None)

@@ -32,8 +32,8 @@ class Exported:
 def export_model(path: Path | str, model: Transformer, tokenizer: Tokenizer, *, dtype: str | None = None) -> Exported:
     """Writes a GGUF file where `path` ends in .gguf, else a Hugging Face directory, each whole or not at all.
 
-    dtype  of the weights: f32, f16, bf16, and for GGUF also q8_0 (there the default), q4_0, q4_1, q4_k, q6_k; a
-           directory keeps, without it, the precision that the weights have here
+    dtype  of the weights: f32, f16, bf16, and for GGUF also q8_0 (there the default) and all of gguf.export.FILE_TYPES;
+           a directory keeps, without it, the precision that the weights have here
     UserError for what the format cannot say, and for a directory that holds files already.
     """
     path = Path(path)

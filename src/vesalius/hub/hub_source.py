@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from vesalius.core.errors import UserError, VesaliusError, nearest
+from vesalius.hub.gguf.parts import paths_of_parts
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 """No pickles and no Python: neither is ever opened here."""
@@ -33,7 +34,7 @@ _SHAPE = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*?)(?:/(.+\.gguf))?
 
 @dataclass(frozen=True)
 class HubReference:
-    """`owner/name`, or `owner/name/file.gguf` for one GGUF file of it."""
+    """`owner/name`, or `owner/name/file.gguf` for one GGUF file of it; of a model in parts, any."""
 
     repository: str
     file: str | None
@@ -60,7 +61,8 @@ def fetch(reference: HubReference) -> Path:
         if names is not None and reference.file not in names:
             ggufs = [name for name in names if name.endswith(".gguf")]
             raise UserError(f"{reference.repository} has no file {reference.file}, {nearest(reference.file, ggufs)}")
-        return fetch_file(reference.repository, reference.file)
+        parts = paths_of_parts(Path(reference.file))
+        return [fetch_file(reference.repository, part.as_posix()) for part in parts][parts.index(Path(reference.file))]
     if names is not None:
         check_contents(reference.repository, names)
     try:

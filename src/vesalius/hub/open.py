@@ -8,6 +8,7 @@ from vesalius.core.errors import UserError
 from vesalius.hub import directory
 from vesalius.hub.aliases import ALIASES
 from vesalius.hub.gguf.model import open_gguf
+from vesalius.hub.gguf.parts import paths_of_parts
 from vesalius.hub.locate import locate
 from vesalius.hub.weights import PICKLES
 from vesalius.models.transformer import Transformer
@@ -29,7 +30,8 @@ def open_model(reference: str | Path, *, dtype: torch.dtype = torch.float32) -> 
 
 
 def model_path(reference: str | Path) -> Path:
-    """The .gguf file or the directory with config.json that a reference means. UserError where it is no decoder."""
+    """The .gguf file, of several parts the one that is named or the first, or the directory with config.json that a
+    reference means. UserError where it is no decoder."""
     alias = ALIASES.get(str(reference))
     if alias is not None and alias.kind == "encoder" and not Path(reference).exists():
         raise UserError(
@@ -40,7 +42,7 @@ def model_path(reference: str | Path) -> Path:
     if path.is_file():
         return _checked_file(path)
     files = sorted(path.glob(f"*{GGUF}"))
-    if len(files) == 1 and not (path / directory.CONFIG).exists():
+    if files and not (path / directory.CONFIG).exists() and {*files} <= {*paths_of_parts(files[0])}:
         return files[0]
     return directory.find_model(path)
 

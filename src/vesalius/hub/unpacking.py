@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vesalius.compress.quantised_linear import QuantisedModule
+from vesalius.compress.quantised_experts import QuantisedExperts
+from vesalius.compress.quantised_module import QuantisedModule
 from vesalius.hub.blank import blank_model
 from vesalius.kernels.block_formats import BlockTensor
+from vesalius.models.positions import DerivedBuffers
 from vesalius.models.transformer import Transformer
 
 HEAD = "lm_head.weight"
@@ -21,8 +23,6 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        if isinstance(self.source, QuantisedModule):
-            return self.source.matrix.rows, self.source.matrix.columns
         return tuple(self.source.shape)
 
     def values(self) -> Tensor:
@@ -39,12 +39,23 @@ class Weight:
 def weights_of(model: Transformer) -> dict[str, Weight]:
     """The weights under the names of a float model's state_dict; a tied head is left out."""
     weights = {name: Weight(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    weights |= {name: Weight(buffer) for name, buffer in kept_buffers(model).items()}
     for path, module in model.named_modules():
         if isinstance(module, QuantisedModule):
-            weights[f"{path}.weight"] = Weight(module)
+            weights[path if isinstance(module, QuantisedExperts) else f"{path}.weight"] = Weight(module)
     if model.config.tie_word_embeddings:
         weights.pop(HEAD, None)
     return weights
+
+
+def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a state_dict holds, such as a router's correction bias: float32 whatever the weights are in."""
+    owners = {path: module for path, module in model.named_modules() if not isinstance(module, DerivedBuffers)}
+    return {
+        f"{path}.{name}": buffer
+        for path, owner in owners.items()
+        for name, buffer in owner.named_buffers(recurse=False)
+    }
 
 
 def is_quantised(model: nn.Module) -> bool:
@@ -56,7 +67,8 @@ def unpacked(model: Transformer, dtype: torch.dtype | None = None) -> Transforme
     """The same model with plain float layers; `dtype` None keeps what there is, float32 where it was quantised."""
     plain = blank_model(model.config)
     values = {name: weight.values() for name, weight in weights_of(model).items()}
-    weights = {name: tensor.to(dtype or tensor.dtype) for name, tensor in values.items()}
+    exact = kept_buffers(plain)
+    weights = {name: tensor if name in exact else tensor.to(dtype or tensor.dtype) for name, tensor in values.items()}
     plain.load_state_dict(weights, strict=False, assign=True)
     if model.config.tie_word_embeddings:
         plain.lm_head.weight = plain.model.embed_tokens.weight

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vesalius.core.errors import UserError
+from vesalius.hub.aliases import alias_of
 from vesalius.hub.directory import GENERATION
 from vesalius.infer.params import SamplingOptions, SamplingParams
 
@@ -21,10 +22,13 @@ OFF = {"top_k": (0, -1), "no_repeat_ngram_size": (0,)}
 
 
 def read_recommended(model: Path) -> SamplingOptions:
-    """The settings that are published with a model in a directory; none where it has no such file, or is a file itself.
+    """The settings that are published with a model in a directory, or that stand with the alias that a file is of; none
+    where there is neither.
 
     UserError where the file is damaged or a setting is out of its range.
     """
+    if alias := alias_of(model):
+        return recommended_options(alias.recommended)
     file = model / GENERATION
     if not file.is_file():
         return SamplingOptions()

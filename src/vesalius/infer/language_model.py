@@ -72,7 +72,8 @@ class LanguageModel:
     def export(self, path: Path | str, *, dtype: str | None = None) -> Exported:
         """Writes a GGUF file, by default in q8_0, where `path` ends in .gguf, else a new Hugging Face directory.
 
-        dtype: f32, f16, bf16, and for GGUF q8_0, q4_0, q4_1, q4_k, q6_k. UserError for what the format cannot say.
+        dtype: f32, f16, bf16, and for GGUF q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, q3_k, q2_k. UserError for
+        what the format cannot say.
         """
         return export_model(path, self.model, self.tokenizer, dtype=dtype)
 

@@ -35,11 +35,18 @@ class ExpertStatistics:
     load         (N,) share of all choices, sums to 1
     probability  (N,) mean router probability, sums to 1
     dropped      (N,) choices that a full expert did not take
+    choices      of all tokens together
     """
 
     load: Tensor
     probability: Tensor
     dropped: Tensor
+    choices: int
+
+    @property
+    def dropped_share(self) -> float:
+        """The part of all choices that full experts did not take."""
+        return int(self.dropped.sum()) / self.choices
 
 
 def auxiliary_losses(model: nn.Module) -> AuxiliaryLosses | None:
@@ -117,4 +124,5 @@ def _statistics(routing: Routing, mixture: Mixture) -> ExpertStatistics:
         load=chosen.sum((0, 1)).float() / routing.experts.numel(),
         probability=probabilities_of(routing.logits, mixture).mean(0),
         dropped=dropped,
+        choices=routing.experts.numel(),
     )

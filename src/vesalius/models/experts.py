@@ -45,8 +45,14 @@ class MixtureOfExperts(nn.Module):
 class Experts(nn.Module):
     """The routed experts: x (T, D) and its Routing -> (T, D).
 
-    `gate_proj` and `up_proj` (N, F, D), `down_proj` (N, D, F), with `expert_bias` also `…_bias` (N, F) and (N, D).
+    `gate_proj` and `up_proj` (N, F, D), `down_proj` (N, D, F), with `expert_bias` also `…_bias` (N, F) and (N, D). In
+    place of a stack of matrices a module may stand that makes its products: rows (M, D) sorted by expert, and how many
+    rows each expert has (N,) -> (M, F).
     """
+
+    gate_proj: Tensor | nn.Module
+    up_proj: Tensor | nn.Module
+    down_proj: Tensor | nn.Module
 
     def __init__(self, config: ModelConfig, mixture: Mixture) -> None:
         super().__init__()
@@ -97,6 +103,6 @@ def by_expert(routing: Routing) -> tuple[Tensor, Tensor]:
     return order, place
 
 
-def _project(rows: Tensor, weight: Tensor, bias: Tensor | None, sizes: Tensor, expert: Tensor) -> Tensor:
-    out = grouped_matmul(rows, weight, sizes)
+def _project(rows: Tensor, weight: Tensor | nn.Module, bias: Tensor | None, sizes: Tensor, expert: Tensor) -> Tensor:
+    out = weight(rows, sizes) if isinstance(weight, nn.Module) else grouped_matmul(rows, weight, sizes)
     return out if bias is None else out + bias.index_select(0, expert).to(out.dtype)

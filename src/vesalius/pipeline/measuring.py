@@ -19,7 +19,7 @@ from vesalius.hub.aliases import ALIASES
 from vesalius.hub.facts import ModelFacts, facts_of
 from vesalius.hub.locate import is_hub_id
 from vesalius.infer.language_model import LanguageModel
-from vesalius.models.counts import count_bytes, count_flops, count_parameters
+from vesalius.models.counts import Parts, count_active_parameters, count_bytes, count_flops, count_parameters
 from vesalius.models.presets import PRESETS, by_name
 
 PRESET_VOCABULARY = 4096
@@ -61,12 +61,12 @@ def describe(name: str) -> dict[str, Any]:
         stored = _facts(name)
         config = stored.config
     context = min(config.max_position_embeddings, 1024)
-    parameters = asdict(count_parameters(config))
     facts = {
         "model": name,
         "config": config.to_dict(),
-        "parameters": {**parameters, "total": count_parameters(config).total},
-        "flops_per_token": {**asdict(count_flops(config, context)), "total": count_flops(config, context).total},
+        "parameters": _by_part(count_parameters(config)),
+        "active_parameters": _by_part(count_active_parameters(config)),
+        "flops_per_token": _by_part(count_flops(config, context)),
         "context": context,
         "bytes": asdict(count_bytes(config, batch_rows=8, context=context)),
     }
@@ -102,6 +102,10 @@ def _facts(name: str) -> ModelFacts:
     return facts_of(name)
 
 
+def _by_part(parts: Parts) -> dict[str, int]:
+    return {**asdict(parts), "total": parts.total}
+
+
 def _plain(facts: ModelFacts) -> dict[str, Any]:
     """What JSON holds."""
     return {
@@ -111,4 +115,5 @@ def _plain(facts: ModelFacts) -> dict[str, Any]:
         "bytes": sum(entry["bytes"] for entry in facts.formats.values()),
         "formats": facts.formats,
         "tokenizer": facts.tokenizer,
+        "metadata": facts.metadata,
     }

@@ -20,7 +20,7 @@ from vesalius.hub.directory import save_model
 from vesalius.models.counts import count_flops
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.life import Life
-from vesalius.train.callbacks import RunLogger, Throughput, Validation
+from vesalius.train.callbacks import ExpertLoad, RunLogger, Throughput, Validation
 from vesalius.train.checkpoints import Checkpoints
 from vesalius.train.config import TrainConfig
 from vesalius.train.linter import EndOfTurnLinter
@@ -119,7 +119,8 @@ def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, me
     """Trains the model on the next token, and saves it."""
     model, tokenizer = life.made
     objective = NextToken(config.label_smoothing, config.z_loss, config.moe_balance, config.moe_z)
-    watchers = [Validation(config.validate_every, measure), throughput(life, model, config)]
+    watchers: list[Callback] = [Validation(config.validate_every, measure), throughput(life, model, config)]
+    watchers += [ExpertLoad()] if model.config.mixture else []
     train_module(life, stage, config, model, batches, objective, watchers)
     save_model(life.run.model, model.eval(), tokenizer)
 

@@ -1,4 +1,4 @@
-"""The callbacks that most runs have: records, validation, utilisation."""
+"""The callbacks that most runs have: records, validation, utilisation; and the load of a mixture's experts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from vesalius.core.run_directory import RunDirectory
+from vesalius.models.balance import expert_statistics
 from vesalius.train.training import Callback, Training
 
 
@@ -76,3 +77,18 @@ class Throughput(Callback):
 
     def measure(self, run: Training, record: Mapping[str, Any]) -> dict[str, float]:
         return {"mfu": self.flops_per_token * record["tok_per_s"] / self.peak_flops}
+
+
+class ExpertLoad(Callback):
+    """Adds to each step's record how unevenly a mixture's experts were used, in the layer where it was worst.
+
+    moe_load     the load of the busiest expert, times its even share: 1 where all are used alike
+    moe_dropped  the share of choices that full experts did not take
+    """
+
+    def measure(self, run: Training, record: Mapping[str, Any]) -> dict[str, float]:
+        layers = expert_statistics(run.model).values()
+        return {
+            "moe_load": max(len(layer.load) * float(layer.load.max()) for layer in layers),
+            "moe_dropped": max(layer.dropped_share for layer in layers),
+        }

@@ -3,18 +3,20 @@ installed, with our logits; formats by llama.cpp's conventions.
 """
 
 import importlib.util
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from family_checks import greedy
 from gguf_configs import CONFIGS
 from gguf_models import TOKENIZER, TOKENS, file_name, logits, model_named
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
-from vesalius.hub.gguf.export import FILE_TYPES, INSTEAD, choose_format, export_gguf
+from vesalius.hub.gguf.export import FEW_BITS, FILE_TYPES, INSTEAD, choose_format, export_gguf
 from vesalius.hub.gguf.model import open_gguf
 from vesalius.hub.gguf.reader import read_gguf
 from vesalius.kernels.block_formats import FORMATS
@@ -22,7 +24,10 @@ from vesalius.kernels.block_formats import FORMATS
 READ_BY_TRANSFORMERS = ["llama", "qwen2"]
 """Of the others it leaves out settings that stand in the file, such as head_dim, biases and scaled positions."""
 
-ROUNDING = {"f32": 0, "f16": 3e-4, "bf16": 2e-3, "q8_0": 8e-3, "q6_k": 0.03, "q4_k": 0.1, "q4_1": 0.1, "q4_0": 0.12}
+ROUNDING = {
+    "f32": 0, "f16": 3e-4, "bf16": 2e-3, "q8_0": 8e-3, "q6_k": 0.03, "q5_k": 0.05, "q5_1": 0.05, "q5_0": 0.05,
+    "q4_k": 0.1, "q4_1": 0.1, "q4_0": 0.12, "q3_k": 0.16, "q2_k": 0.31,
+}  # fmt: skip
 """Root-mean-square error of normally distributed weights, relative, at most."""
 
 
@@ -55,6 +60,18 @@ def test_llama_cpp_reads_the_file_with_the_same_logits(name, tmp_path):
     assert theirs.detokenize(theirs.tokenize(b"abab", add_bos=False)) == b"abab"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("name", ["llama, mixtral", "qwen2moe", "qwen3moe", "deepseek2", "gpt-oss"])
+def test_llama_cpp_goes_on_with_the_same_words(name, tmp_path):
+    from llama_cpp import Llama
+
+    path = tmp_path / file_name(name)
+    export_gguf(path, model_named(name), TOKENIZER, dtype="f32")
+    theirs, prompt = Llama(str(path), n_ctx=64, verbose=False, n_threads=1), TOKENS[0, :12].tolist()
+    words = list(itertools.islice(theirs.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0), 12))
+    assert words == greedy(open_gguf(path)[0], TOKENS[:, :12], 12)
+
+
 @pytest.mark.parametrize("dtype", FILE_TYPES)
 def test_a_format_keeps_what_it_can(dtype, tmp_path):
     model = model_named("qwen3", hidden_size=256, num_attention_heads=4, intermediate_size=288)
@@ -64,9 +81,9 @@ def test_a_format_keeps_what_it_can(dtype, tmp_path):
     assert Counter(tensor.format for tensor in file.tensors.values()) == tensors
     assert file.tensors["blk.0.attn_q.weight"].format == dtype
     assert file.tensors["blk.0.attn_norm.weight"].format == file.tensors["blk.0.attn_q_norm.weight"].format == "f32"
-    if dtype.startswith("q4"):
+    if dtype in FEW_BITS:
         assert file.tensors["token_embd.weight"].format == file.tensors["output.weight"].format == "q6_k"
-    if dtype in ("q4_k", "q6_k"):  # rows of 288 values
+    if dtype.endswith("_k"):  # rows of 288 values
         assert file.tensors["blk.0.ffn_down.weight"].format == INSTEAD[dtype]
     assert file.metadata["general.file_type"] == FILE_TYPES[dtype]
     weight = model.state_dict()["model.layers.0.self_attn.q_proj.weight"]

@@ -96,7 +96,7 @@ HOSTILE = {
     "dimensions that overflow to 0": (file([entry(shape=(2**62, 4))]), "takes the data up to byte"),
     "unknown format": (file([entry(kind=99)]), "tensor 'w' has the unknown format 99"),
     "removed format": (file([entry(kind=4)]), "tensor 'w' has the unknown format 4"),
-    "format not read here": (file([entry(kind=39)]), "keeps tensor 'w' as mxfp4, which is not read here.*q4_k"),
+    "format not read here": (file([entry(kind=40)]), "keeps tensor 'w' as nvfp4, which is not read here.*q4_k"),
     "half a block": (file([entry(shape=(33,))]), "rows of 33 values, q8_0 needs a multiple of 32"),
     "misaligned offset": (file([entry(offset=16)], data=128), "begins at 16, .* multiple of the alignment 32"),
     "offset outside": (file([entry(offset=2**63)]), "up to byte 9223372036854775842, which ends at byte 34"),

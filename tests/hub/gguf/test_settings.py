@@ -24,6 +24,7 @@ def there_and_back(config: ModelConfig, architecture: str | None = None) -> Mode
     names |= {f"blk.0.{fused}.bias": 1} if config.attention_bias else {}
     names |= {"blk.0.attn_output.bias": 1} if config.attention_output_bias else {}
     names |= {"blk.0.ffn_up.bias": 1} if config.mlp_bias else {}
+    names |= {"blk.0.exp_probs_b.bias": 1} if config.mixture and config.mixture.correction_bias else {}
     names |= {} if config.tie_word_embeddings else {"output.weight": 1}
     return read_config(written.metadata, names, written.factors)
 
@@ -98,8 +99,7 @@ def test_missing_keys_mean_what_llama_cpp_takes_them_for():
     [
         ({"general.architecture": "lama"}, "did you mean 'llama'"),
         ({"general.architecture": None}, "not one that can be opened"),
-        ({"general.architecture": "qwen3moe"}, "models with experts open from their Hugging Face directory"),
-        ({"llama.expert_count": 8}, "holds a model with experts"),
+        ({"llama.expert_count": 8}, "mixture.num_experts_per_tok must be at least 1"),
         ({"llama.block_count": 0}, "no llama.block_count"),
         ({"llama.block_count": "2"}, "expected a whole number"),
         ({"llama.block_count": 1 << 40}, "expected a whole number"),

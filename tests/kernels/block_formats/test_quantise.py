@@ -11,18 +11,28 @@ from hypothesis.extra.numpy import arrays
 from vesalius.kernels.block_formats import FORMATS, VALUES_AT_ONCE, BlockTensor
 
 PACKED_BY_GGUF = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
-K_QUANTS = ("q4_k", "q6_k")
+K_QUANTS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 WRITTEN = (*PACKED_BY_GGUF, *K_QUANTS)
 
 GGML_ERROR = {
+    ("q2_k", "normal"): 0.29669455,
+    ("q3_k", "normal"): 0.15092489,
     ("q4_k", "normal"): 0.07129251,
+    ("q5_k", "normal"): 0.03611091,
     ("q6_k", "normal"): 0.01774800,
+    ("q2_k", "laplace"): 0.34423984,
+    ("q3_k", "laplace"): 0.17623558,
     ("q4_k", "laplace"): 0.08466385,
+    ("q5_k", "laplace"): 0.04287070,
     ("q6_k", "laplace"): 0.02168221,
 }
-"""What ggml 0.25.3 (quantize_row_q4_K_ref, quantize_row_q6_K_ref) loses of the very weights that the test draws: the
-root mean square of the error over that of the weights. 97 % of its blocks are ours, the others hold sums that were
-added in another order and rounded to the other side of a tie."""
+"""What ggml 0.25.3 (quantize_row_q2_K_ref and so on) loses of the very weights that the test draws: the
+root mean square of the error over that of the weights. Of q3_k all its blocks are ours, of q4_k and q6_k 97 %, of q2_k
+93 %, of q5_k, whose tries lie closest together, 84 %: the others hold sums that were added in another order, so that a
+tie was rounded to the other side or another try of as little loss was kept."""
+
+OTHER_ORDER = {"q5_k": 1.0003}
+"""By how much that may show; 1.0001 elsewhere."""
 
 
 def gguf_bytes(values: np.ndarray, name: str) -> np.ndarray:
@@ -66,7 +76,7 @@ def test_values_with_ties_and_zeros_are_packed_into_the_same_bytes(name, values)
 @pytest.mark.parametrize("case", GGML_ERROR, ids="-".join)
 def test_k_quants_lose_no_more_than_the_reference_implementation(case):
     name, kind = case
-    assert relative_error(weights(512, 2048, kind=kind), name) < 1.0001 * GGML_ERROR[case]
+    assert relative_error(weights(512, 2048, kind=kind), name) < OTHER_ORDER.get(name, 1.0001) * GGML_ERROR[case]
 
 
 @pytest.mark.parametrize("name", K_QUANTS)
@@ -99,7 +109,10 @@ def test_rows_without_spread_or_sign_survive(name, row):
         "q5_1": 31,
         "q4_0": 7,
         "q4_1": 15,
+        "q2_k": 3,
+        "q3_k": 3,
         "q4_k": 12,
+        "q5_k": 25,
         "q6_k": 30,
     }
     tolerance = row.abs().max().item() / steps[name] if name in steps else 0

@@ -7,12 +7,8 @@ from family_checks import (
     SIZES,
     TOKENIZER,
     VOCAB,
-    check_batch,
-    check_cache,
-    check_gradients,
-    check_greedy,
+    FamilyChecks,
     check_logits,
-    check_saved,
     close,
     open_pair,
     randomise,
@@ -107,32 +103,8 @@ def pair(request, tmp_path_factory):
     return open_pair(tmp_path_factory.mktemp("pair"), CONFIGS[request.param]())
 
 
-def test_logits(pair):
-    check_logits(pair)
-
-
-def test_greedy_text(pair):
-    check_greedy(pair)
-
-
-def test_the_cache_changes_nothing(pair):
-    scaling = pair.ours.config.rope_scaling
-    if scaling and scaling.kind in ("dynamic", "longrope"):  # beyond the border a cache keeps keys as they were turned
-        check_cache(pair, length=32, chunks=(9, 1, 22))
-    else:
-        check_cache(pair)
-
-
-def test_batches_and_packed_rows_change_nothing(pair):
-    check_batch(pair)
-
-
-def test_what_we_save_opens_in_transformers(pair):
-    check_saved(pair)
-
-
-def test_gradients(pair):
-    check_gradients(pair)
+class TestDenseFamilies(FamilyChecks):
+    """Each of CONFIGS."""
 
 
 def test_the_text_model_of_gemma3_opens_without_its_vision_tower(tmp_path):

@@ -10,12 +10,8 @@ import transformers
 from family_checks import (
     SIZES,
     TOKENIZER,
-    check_batch,
-    check_cache,
-    check_gradients,
-    check_greedy,
+    FamilyChecks,
     check_logits,
-    check_saved,
     close,
     open_pair,
     randomise,
@@ -119,28 +115,8 @@ def pair(request, tmp_path_factory):
     return open_pair(tmp_path_factory.mktemp("pair"), config)
 
 
-def test_logits(pair):
-    check_logits(pair)
-
-
-def test_greedy_text(pair):
-    check_greedy(pair)
-
-
-def test_the_cache_changes_nothing(pair):
-    check_cache(pair)
-
-
-def test_batches_and_packed_rows_change_nothing(pair):
-    check_batch(pair)
-
-
-def test_what_we_save_opens_in_transformers(pair):
-    check_saved(pair)
-
-
-def test_gradients(pair):
-    check_gradients(pair)
+class TestSparseFamilies(FamilyChecks):
+    """Each of CONFIGS."""
 
 
 def test_we_save_the_tensors_that_transformers_saves(pair, tmp_path):

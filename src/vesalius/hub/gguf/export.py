@@ -1,9 +1,9 @@
 """A model as one GGUF file that llama.cpp opens: metadata, tokenizer, chat template, and weights in a chosen format.
 
-The conventions are those of llama.cpp's quantiser (src/llama-quant.cpp): vectors, norms and position tables stay f32;
-with a 4-bit format the embedding and the head, on which quality hangs most, are q6_k; a matrix whose rows the format
-cannot hold takes one that can (`INSTEAD`). Weights that are quantised already in the format that is asked for keep
-their blocks bit for bit; others go through float32, one matrix at a time.
+The conventions are those of llama.cpp's quantiser (src/llama-quant.cpp): vectors, norms, routers, biases and position
+tables stay f32; with a format of at most 5 bits the embedding and the head, on which quality hangs most, are q6_k; a
+matrix whose rows the format cannot hold takes one that can (`INSTEAD`). Weights that are quantised already in the
+format that is asked for keep their blocks bit for bit; others go through float32, one matrix at a time.
 Left out: an importance matrix, and llama.cpp's mixtures (Q4_K_M), which give some layers more bits.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 
 from vesalius.core.errors import UserError, nearest
 from vesalius.hub.gguf.architectures import ARCHITECTURES, Architecture
-from vesalius.hub.gguf.names import stored_names, to_stored
+from vesalius.hub.gguf.latent_names import half_shape
+from vesalius.hub.gguf.names import stored_names, stored_shape, to_stored
 from vesalius.hub.gguf.settings_writing import write_config
 from vesalius.hub.gguf.writer import PlannedTensor, write_gguf
 from vesalius.hub.unpacking import Weight, weights_of
@@ -25,13 +26,35 @@ from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
 from vesalius.tokenizers.tokenizer import Tokenizer
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
+FILE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q2_k": 10,
+    "q3_k": 11,
+    "q4_k": 14,
+    "q5_k": 16,
+    "q6_k": 18,
+    "bf16": 32,
+}
 """The formats that can be written, with llama.cpp's number for a file that is mostly of one (`llama_ftype`)."""
 
-FOUR_BITS = ("q4_0", "q4_1", "q4_k")
+FEW_BITS = ("q2_k", "q3_k", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k")
 TABLES = ("token_embd.weight", "output.weight")
 POSITIONS = "position_embd.weight"
-INSTEAD = {"q4_k": "q4_1", "q6_k": "q8_0", "q4_0": "f16", "q4_1": "f16", "q8_0": "f16"}
+FLOATS = (".bias", "ffn_gate_inp.weight")
+"""Endings of what llama.cpp only reads as f32: experts' biases stand in matrices."""
+INSTEAD = {
+    "q2_k": "q4_0",
+    "q3_k": "q4_0",
+    "q4_k": "q4_1",
+    "q5_k": "q5_1",
+    "q6_k": "q8_0",
+} | dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"), "f16")
 """What a matrix takes whose rows are no multiple of the format's block."""
 
 QUANTISATION_VERSION = 2
@@ -61,9 +84,9 @@ def choose_format(name: str, shape: tuple[int, ...], dtype: str) -> str:
     >>> choose_format("blk.0.ffn_up.weight", (96, 64), "q4_k"), choose_format("output.weight", (96, 256), "q4_0")
     ('q4_1', 'q6_k')
     """
-    if len(shape) == 1 or name == POSITIONS:
+    if len(shape) == 1 or name == POSITIONS or name.endswith(FLOATS):
         return "f32"
-    chosen = "q6_k" if dtype in FOUR_BITS and name in TABLES else dtype
+    chosen = "q6_k" if dtype in FEW_BITS and name in TABLES else dtype
     while shape[-1] % FORMATS[chosen].block_size:
         chosen = INSTEAD[chosen]
     return chosen
@@ -75,16 +98,20 @@ def _plan(
     """Name in the file -> how its tensor is made when it is its turn to be written."""
     planned: dict[str, BlockTensor | PlannedTensor] = {}
     for name, parts in stored_names(weights, architecture).items():
-        shapes = [weights[part].shape for part in parts]
-        shape = (sum(part[0] for part in shapes), *shapes[0][1:])
+        shape = stored_shape(name, [weights[part].shape for part in parts], config)
         format = choose_format(name, shape, dtype)
         ours = {part: weights[part] for part in parts}
-        planned[name] = PlannedTensor(format, shape, partial(_make, ours, format, architecture, config))
+        planned[name] = PlannedTensor(format, shape, partial(_make, name, ours, format, architecture, config))
     return planned
 
 
-def _make(ours: Mapping[str, Weight], format: str, architecture: Architecture, config: ModelConfig) -> BlockTensor:
-    return to_stored({name: weight.blocks(format) for name, weight in ours.items()}, architecture, config)
+def _make(
+    name: str, ours: Mapping[str, Weight], format: str, architecture: Architecture, config: ModelConfig
+) -> BlockTensor:
+    whole = half_shape(name, config) is None  # the rows of half a matrix are others than those it is made of
+    blocks = {part: weight.blocks(format if whole else "f32") for part, weight in ours.items()}
+    made = to_stored(name, blocks, architecture, config)
+    return made if whole else BlockTensor.quantise(made.dequantise(), format)
 
 
 def _general(path: Path, dtype: str) -> dict[str, Any]:

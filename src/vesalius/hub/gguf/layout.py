@@ -38,6 +38,7 @@ FORMAT_IDS = {
     "q5_k": 13,
     "q6_k": 14,
     "bf16": 30,
+    "mxfp4": 39,
 }
 """Block format -> its number in a tensor's entry."""
 
@@ -60,7 +61,6 @@ OTHER_FORMATS = {
     29: "iq1_m",
     34: "tq1_0",
     35: "tq2_0",
-    39: "mxfp4",
     40: "nvfp4",
 }
 """Formats that exist and are not read here: their names make a better message than their numbers."""

@@ -1,8 +1,9 @@
 """A GGUF file as a model: config and tokenizer from its metadata, weights in the blocks that they are stored in.
 
 Nothing is unpacked as a whole: a quantised matrix becomes a QuantisedLinear, which holds it at its stored size; only
-vectors and matrices that are stored as f32, f16 or bf16 become plain parameters. A tied head shares the embedding's
-blocks.
+vectors and matrices that are stored as f32, f16 or bf16 become plain parameters, and the two kinds of matrix that the
+model reads as floats (`FLOATS`). A tied head shares the embedding's blocks. mxfp4 becomes q5_0, which holds the same
+numbers and has products.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,23 +18,28 @@ from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
 from vesalius.hub.gguf.names import to_ours
 from vesalius.hub.gguf.pages import MappedPages
-from vesalius.hub.gguf.reader import read_gguf
+from vesalius.hub.gguf.parts import read_parts
 from vesalius.hub.gguf.settings import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, architecture_of, read_config
+from vesalius.hub.unpacking import kept_buffers
 from vesalius.kernels.block_formats import FORMATS, BlockTensor
+from vesalius.kernels.block_formats.mxfp4 import mxfp4_as_q5_0
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 HEAD = "lm_head.weight"
+FLOATS = ("mlp.gate.weight", "self_attn.kv_b_proj.weight")
+"""Endings of a router's matrix, and of the one that latent attention absorbs into others."""
 
 
 def open_gguf(path: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
-    """The model, in evaluation mode, and its tokenizer; `dtype` is that of what is not quantised.
+    """The model, in evaluation mode, and its tokenizer; `dtype` is that of what is not quantised. Of a model in several
+    files, any.
 
     UserError that says what is wrong with the file, or what it needs that we do not have.
     """
-    file = read_gguf(path)
+    file = read_parts(path)
     _, architecture = architecture_of(file.metadata)
     config = config_of(file.metadata, file.tensors)
     pages = MappedPages(tensor.blocks for tensor in file.tensors.values())
@@ -69,10 +75,15 @@ def build_model(
     """
     model = blank_model(config)
     _check(model, weights, where)
-    blocks = {name: tensor for name, tensor in weights.items() if is_quantised(tensor)}
+    blocks = {
+        name: _with_product(tensor, where)
+        for name, tensor in weights.items()
+        if is_quantised(tensor) and not name.endswith(FLOATS)
+    }
+    exact = kept_buffers(model)
     # A vector is copied, lest it keep the whole file mapped; a matrix stored as float32 stays a part of the file.
     plain = {
-        name: tensor.dequantise().to(dtype, copy=len(tensor.shape) == 1)
+        name: tensor.dequantise().to(torch.float32 if name in exact else dtype, copy=len(tensor.shape) == 1)
         for name, tensor in weights.items()
         if name not in blocks
     }
@@ -87,6 +98,16 @@ def build_model(
 def is_quantised(tensor: BlockTensor) -> bool:
     """Whether several numbers share a block."""
     return FORMATS[tensor.format].block_size > 1
+
+
+def _with_product(tensor: BlockTensor, where: str) -> BlockTensor:
+    """The same numbers in a format that can be multiplied with."""
+    if tensor.format != "mxfp4":
+        return tensor
+    try:
+        return BlockTensor.of("q5_0", mxfp4_as_q5_0(tensor.blocks))
+    except ValueError as error:
+        raise UserError(f"{where} has mxfp4 weights that cannot be ({error}): fetch it again") from error
 
 
 def _tie(model: Transformer) -> None:

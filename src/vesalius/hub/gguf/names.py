@@ -2,22 +2,30 @@
 matrices are cut and permuted rows put back by indexing.
 
 llama.cpp rotates neighbours (2i, 2i + 1) in the architectures that came from Meta's own files, so converters reorder
-each head's rows of q and k (`LlamaModel.permute` in convert_hf_to_gguf.py). Gemma's norms are stored as 1 + w.
+each head's rows of q and k (`LlamaModel.permute` in convert_hf_to_gguf.py). Gemma's norms are stored as 1 + w. The
+tensors of latent attention: latent_names.py. Left out: writing each expert as a tensor of its own, as files did before
+April 2024; they are read.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from vesalius.core.errors import UserError
 from vesalius.hub.gguf.architectures import Architecture
+from vesalius.hub.gguf.latent_names import JOINED, KEYS, VALUES, half_of, half_shape, joined_halves, turned_rows
 from vesalius.kernels.block_formats import FORMATS, BlockTensor
 from vesalius.models.config import ModelConfig
 from vesalius.models.weight_map import gate_up_rows, qkv_rows
 
 Blocks = Mapping[str, BlockTensor]
+
+EXPERT_GATE = "shared_expert_gate.weight"
+"""One row: a matrix here, a vector in files."""
+
+_ONE_EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d{1,6})\.weight")
 
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<stem>.+)\.(?P<kind>weight|bias)")
 
@@ -28,7 +36,7 @@ IGNORED = re.compile(r"rope_freqs\.weight|rope_factors_(short|long)\.weight|blk\
 def to_ours(stored: Blocks, architecture: Architecture, config: ModelConfig) -> dict[str, BlockTensor]:
     """Our names and row order. UserError for a tensor that the architecture has no place for."""
     ours: dict[str, BlockTensor] = {}
-    for name, tensor in stored.items():
+    for name, tensor in joined_halves(_stacked_experts(stored), config).items():
         if IGNORED.fullmatch(name):
             continue
         targets = _our_names(name, architecture)
@@ -51,13 +59,31 @@ def stored_names(ours: Collection[str], architecture: Architecture) -> dict[str,
                 names = tuple(f"{target.format(layer)}.{kind}" for target in targets)
                 if all(name in ours for name in names):
                     found[f"{stem.format(layer)}.{kind}"] = names
+    for stem, target in architecture.exact.items():
+        found |= {stem.format(i): (target.format(i),) for i in layers if target.format(i) in ours}
+    for name in [name for name in found if name.endswith(JOINED)]:
+        parts = found.pop(name)
+        found |= {name.replace(JOINED, half): parts for half in (KEYS, VALUES)}
     if lost := sorted(set(ours) - {name for names in found.values() for name in names}):
         raise UserError(f"llama.cpp has no place for {lost[0]} in this architecture: export a directory in its place")
     return found
 
 
-def to_stored(ours: Blocks, architecture: Architecture, config: ModelConfig) -> BlockTensor:
-    """One tensor of a file from the tensors of ours that it holds, all of one format: the inverse of `to_ours`."""
+def stored_shape(name: str, shapes: Sequence[tuple[int, ...]], config: ModelConfig) -> tuple[int, ...]:
+    """The shape in a file of what holds tensors of ours of these shapes."""
+    if half := half_shape(name, config):
+        return half
+    if name.endswith("ffn_gate_inp_shexp.weight"):
+        return shapes[0][1:]
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def to_stored(name: str, ours: Blocks, architecture: Architecture, config: ModelConfig) -> BlockTensor:
+    """One tensor of a file from the tensors of ours that it holds, all of one format: the inverse of `to_ours`. Halves
+    of latent attention's matrix are made of float32."""
+    if half_shape(name, config):
+        (weight,) = ours.values()
+        return BlockTensor.quantise(half_of(name, weight.dequantise(), config), "f32")
     parts = [_as_stored(name, tensor, architecture, config) for name, tensor in ours.items()]
     if len(parts) == 1:
         return parts[0]
@@ -65,8 +91,26 @@ def to_stored(ours: Blocks, architecture: Architecture, config: ModelConfig) -> 
     return BlockTensor.of(parts[0].format, blocks if len(parts[0].shape) > 1 else blocks.flatten())
 
 
+def _stacked_experts(stored: Blocks) -> dict[str, BlockTensor]:
+    """The tensors of a file with those of single experts, as old files have them, stacked. UserError where one is
+    missing or differs from the others."""
+    stacks: dict[str, dict[int, BlockTensor]] = {}
+    rest = dict(stored)
+    for name in stored:
+        if match := _ONE_EXPERT.fullmatch(name):
+            stacks.setdefault(f"{match[1]}_exps.weight", {})[int(match[2])] = rest.pop(name)
+    for name, experts in stacks.items():
+        kinds = {(tensor.format, tensor.shape) for tensor in experts.values()}
+        if len(kinds) > 1 or sorted(experts) != list(range(len(experts))) or name in rest:
+            raise UserError(f"the experts of {name} are not all there, or not all alike: the file is damaged")
+        rest[name] = BlockTensor.of(kinds.pop()[0], torch.stack([experts[i].blocks for i in range(len(experts))]))
+    return rest
+
+
 def _our_names(name: str, architecture: Architecture) -> list[str]:
     match = _NAME.fullmatch(name)
+    if match and (target := architecture.exact.get(re.sub(r"^blk\.\d+\.", "blk.{}.", name))):
+        return [target.format(match["layer"])]
     layer = match["layer"] if match else None
     stem = f"blk.{{}}.{match['stem']}" if match and layer is not None else match["stem"] if match else ""
     if match is None or stem not in architecture.stems:
@@ -91,6 +135,10 @@ def _slices(rows: tuple[int, ...]) -> Iterator[slice]:
 def _as_ours(name: str, tensor: BlockTensor, architecture: Architecture, config: ModelConfig) -> BlockTensor:
     if heads := _rotated_heads(name, architecture, config):
         return _pick(tensor, _halves_first(heads, config.head_dim, tensor.shape[0], name))
+    if (rows := turned_rows(name, tensor.shape[0], config)) is not None:
+        return _pick(tensor, rows)
+    if name.endswith(EXPERT_GATE):
+        return BlockTensor.of(tensor.format, tensor.blocks.view(1, -1))
     if config.norm_offset and name.endswith("norm.weight"):
         return BlockTensor.quantise(tensor.dequantise() - 1, "f32")
     return tensor
@@ -100,6 +148,10 @@ def _as_stored(name: str, tensor: BlockTensor, architecture: Architecture, confi
     if heads := _rotated_heads(name, architecture, config):
         order = _halves_first(heads, config.head_dim, tensor.shape[0], name)
         return _pick(tensor, order.argsort())
+    if (rows := turned_rows(name, tensor.shape[0], config)) is not None:
+        return _pick(tensor, rows.argsort())
+    if name.endswith(EXPERT_GATE):
+        return BlockTensor.of(tensor.format, tensor.blocks[0])
     if config.norm_offset and name.endswith("norm.weight"):
         return BlockTensor.quantise(tensor.dequantise() + 1, "f32")
     return tensor

@@ -5,7 +5,7 @@ The mapping is private: writing to a block leaves the file as it is.
 A file may come from anyone. Every number in it is checked before it is used (see cursor.py), and tensors must lie
 inside the file, aligned and apart from each other: one that shares bytes with others could make a small file unpack to
 any size.
-Left out: big-endian files, version 1 (before August 2023), files in several parts.
+Models in several files: parts.py. Left out: big-endian files, version 1 (before August 2023).
 """
 
 import math

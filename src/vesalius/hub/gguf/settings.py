@@ -1,7 +1,8 @@
 """The metadata of a GGUF file as a ModelConfig. What an architecture's name implies stands in `architectures.py`; here
 are the numbers.
 
-Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Left out: experts, latent attention and recurrent layers.
+Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Those of experts and latent attention: mixture_settings.py.
+Left out: recurrent layers.
 """
 
 import math
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from vesalius.core.errors import UserError, nearest
-from vesalius.hub.gguf.architectures import ARCHITECTURES, EXPERTS, Architecture
+from vesalius.hub.gguf.architectures import ARCHITECTURES, Architecture
+from vesalius.hub.gguf.metadata_numbers import Metadata, Numbers
+from vesalius.hub.gguf.mixture_settings import read_latent, read_magnitude, read_mixture
 from vesalius.kernels.rope import frequencies
 from vesalius.models.config import ModelConfig
 from vesalius.models.config_sections import RopeScaling
@@ -31,7 +34,7 @@ NUMBERS = {
 }
 """Whole numbers: key behind the architecture's name -> field of ModelConfig."""
 
-REQUIRED = ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count")
+REQUIRED = ("context_length", "embedding_length", "block_count", "attention.head_count")
 
 SCALES = {
     "embedding_scale": "embedding_multiplier",
@@ -51,18 +54,12 @@ ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS = (
 )
 """Tensors that divide the rotary frequencies pair by pair: Llama 3's, and the two of LongRoPE."""
 
-Metadata = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
 
 def architecture_of(metadata: Metadata) -> tuple[str, Architecture]:
     """The architecture that a file names. UserError for one that we do not have."""
     name = metadata.get("general.architecture")
-    if name in EXPERTS:
-        raise UserError(
-            f"the file's architecture is {name!r}: models with experts open from their Hugging Face directory, "
-            "not from GGUF"
-        )
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UserError(
             f"the file's architecture {name!r} is not one that can be opened, {nearest(str(name), ARCHITECTURES)}"
@@ -78,16 +75,18 @@ def read_config(metadata: Metadata, names: Mapping[str, int], factors: Tensors) 
     UserError for what is missing, of the wrong kind, or beyond our model.
     """
     name, architecture = architecture_of(metadata)
-    numbers = _Numbers(metadata, name)
-    if numbers.whole("expert_count"):
-        raise UserError("the file holds a model with experts: open it from its Hugging Face directory, not from GGUF")
+    numbers = Numbers(metadata, name)
     values: dict[str, Any] = {ours: numbers.whole(theirs) for theirs, ours in NUMBERS.items()}
-    for key in REQUIRED:
+    mixture = read_mixture(architecture, numbers, names)
+    for key in (*REQUIRED, *(() if mixture else ("feed_forward_length",))):
         if not values[NUMBERS[key]]:
             raise UserError(f"the file has no {name}.{key}: it is incomplete, fetch it again")
-    if numbers.whole("attention.value_length") not in (0, values["head_dim"]):
-        raise UserError("values of another width than keys cannot be opened: the model has one head_dim")
+    values["mixture"] = mixture
     values["vocab_size"] = names.get("token_embd.weight", 0)
+    if architecture.latent:
+        values |= read_latent(numbers)
+    elif numbers.whole("attention.value_length") not in (0, values["head_dim"]):
+        raise UserError("values of another width than keys cannot be opened: the model has one head_dim")
     values["head_dim"] = values["head_dim"] or values["hidden_size"] // max(1, values["num_attention_heads"])
     kind = "layer_norm_epsilon" if architecture.parts.get("norm") == "layer" else "layer_norm_rms_epsilon"
     values["rms_norm_eps"] = numbers.real(f"attention.{kind}", 1e-5)
@@ -102,35 +101,6 @@ def read_config(metadata: Metadata, names: Mapping[str, int], factors: Tensors) 
     if name == "gptneox" and not metadata.get("gptneox.use_parallel_residual", True):
         values["block"] = "pre"
     return ModelConfig(**values)
-
-
-class _Numbers:
-    """The numbers below one architecture's name, each checked for its kind."""
-
-    def __init__(self, metadata: Metadata, name: str) -> None:
-        self._metadata, self._name = metadata, name
-
-    def whole(self, key: str) -> int:
-        """0 where there is none. A list, a number for each layer, must hold one number only."""
-        value = self._metadata.get(f"{self._name}.{key}", 0)
-        if isinstance(value, list) and value and all(item == value[0] for item in value):
-            value = value[0]
-        if isinstance(value, list):
-            raise UserError(
-                f"{self._name}.{key} differs from layer to layer, which the model cannot compute: all layers are alike"
-            )
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-            raise UserError(f"{self._name}.{key} is {value!r}, expected a whole number: the file is damaged")
-        return value
-
-    def real(self, key: str, default: float) -> float:
-        value = self._metadata.get(f"{self._name}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{self._name}.{key} is {value!r}, expected a number: the file is damaged")
-        return float(f"{value:.7g}")  # stored as float32: 1e-5 and not 9.999999747378752e-06
-
-    def text(self, key: str) -> str:
-        return str(self._metadata.get(f"{self._name}.{key}", ""))
 
 
 def _biases(names: Mapping[str, int]) -> dict[str, bool]:
@@ -163,7 +133,7 @@ def _implied(architecture: Architecture, values: Mapping[str, Any]) -> dict[str,
 
 
 def _read_rope(
-    architecture: Architecture, numbers: _Numbers, values: Mapping[str, Any], factors: Tensors
+    architecture: Architecture, numbers: Numbers, values: Mapping[str, Any], factors: Tensors
 ) -> dict[str, Any]:
     turned = numbers.whole("rope.dimension_count") or values["head_dim"]
     if architecture.permuted and turned != values["head_dim"]:
@@ -175,11 +145,13 @@ def _read_rope(
     return {
         "rope_theta": theta,
         "partial_rotary_factor": turned / values["head_dim"],
-        "rope_scaling": _read_scaling(numbers, turned // 2, theta, factors),
+        "rope_scaling": _read_scaling(architecture, numbers, turned // 2, theta, factors),
     }
 
 
-def _read_scaling(numbers: _Numbers, pairs: int, theta: float, factors: Tensors) -> RopeScaling | None:
+def _read_scaling(
+    architecture: Architecture, numbers: Numbers, pairs: int, theta: float, factors: Tensors
+) -> RopeScaling | None:
     kind, factor = numbers.text("rope.scaling.type"), numbers.real("rope.scaling.factor", 1.0)
     original = numbers.whole("rope.scaling.original_context_length")
     for name, tensor in factors.items():
@@ -196,12 +168,16 @@ def _read_scaling(numbers: _Numbers, pairs: int, theta: float, factors: Tensors)
             long_factor=tuple(factors[LONG_FACTORS].tolist()),
         )
     if kind == "yarn":
+        magnitude = read_magnitude(numbers) if architecture.latent else 0.0
         return RopeScaling(
             kind="yarn",
             factor=factor,
             original_max_position_embeddings=original,
             beta_fast=numbers.real("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=numbers.real("rope.scaling.yarn_beta_slow", 1.0),
+            mscale=magnitude,
+            mscale_all_dim=magnitude,
+            truncate=architecture.yarn_truncates,
         )
     if kind == "linear" and factor != 1.0:
         return RopeScaling(kind="linear", factor=factor)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vesalius.core.errors import UserError
 from vesalius.hub.gguf.architectures import ARCHITECTURES, Architecture
+from vesalius.hub.gguf.mixture_settings import write_latent, write_mixture
 from vesalius.hub.gguf.settings import (
     LONG_FACTORS,
     NUMBERS,
@@ -23,7 +24,8 @@ from vesalius.hub.gguf.settings import (
 )
 from vesalius.kernels.rope import frequencies
 from vesalius.models.config import ModelConfig
-from vesalius.models.config_sections import RopeScaling
+from vesalius.models.config_sections import Mixture, RopeScaling
+from vesalius.models.latent_attention import LATENT_NORM_EPS
 from vesalius.models.positions import rotary
 
 TRAINING_ONLY = ("dropout", "initializer_range")
@@ -66,7 +68,24 @@ def write_config_as(name: str, config: ModelConfig) -> Written:
         told = {}
     lost = [field for field, value in wanted.items() if field not in told or told[field] != value]
     lost += [field for field, needed in architecture.biases.items() if getattr(config, field) != needed]
+    lost += [field for field in _computed_otherwise(architecture, config) if field not in lost]
     return Written(name=name, metadata=metadata, factors=factors, lost=tuple(lost))
+
+
+def _computed_otherwise(architecture: Architecture, config: ModelConfig) -> list[str]:
+    """Fields that the metadata can say and llama.cpp does not take, or computes in another way."""
+    mixture, scaling = config.mixture, config.rope_scaling
+    told = {
+        "head_dim": architecture.square_heads and config.num_attention_heads * config.head_dim != config.hidden_size,
+        "mixture": (architecture.latent and mixture is None)
+        or (architecture.square_heads and mixture is not None and not mixture.shared_expert_intermediate_size),
+        "rms_norm_eps": architecture.latent and f"{config.rms_norm_eps:.6g}" != f"{LATENT_NORM_EPS:.6g}",
+        "rope_scaling": architecture.latent
+        and scaling is not None
+        and scaling.kind == "yarn"
+        and not scaling.mscale_all_dim,
+    }
+    return [field for field, otherwise in told.items() if otherwise]
 
 
 def _written(name: str, architecture: Architecture, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -83,6 +102,10 @@ def _written(name: str, architecture: Architecture, config: ModelConfig) -> tupl
     values |= {key: getattr(config, ours) for key, ours in SOFTCAPS.items() if getattr(config, ours)}
     if architecture.multipliers:
         values |= {key: getattr(config, ours) for key, ours in SCALES.items() if getattr(config, ours)}
+    if architecture.mixture is not None and config.mixture:
+        values |= write_mixture(architecture, config.mixture)
+    if architecture.latent and config.latent_attention:
+        values |= write_latent(config, config.latent_attention)
     if name == "gptneox":
         values["use_parallel_residual"] = config.block == "parallel"
     scaling, factors = _write_scaling(config, architecture)
@@ -117,6 +140,7 @@ def _expected_names(architecture: Architecture, config: ModelConfig) -> dict[str
         "blk.0.ffn_up.bias": config.mlp_bias,
         "output.weight": not config.tie_word_embeddings,
         "token_embd.weight": True,
+        "blk.0.exp_probs_b.bias": config.mixture is not None and config.mixture.correction_bias,
     }
     return {name: config.vocab_size for name, there in told.items() if there}
 
@@ -137,8 +161,12 @@ def _comparable(config: ModelConfig) -> dict[str, Any]:
             short_factor=short,
             long_factor=long,
         )
+    every_layer = config.mixture is not None and not config.mixture.dense_layers
     config = replace(
         config,
+        mixture=config.mixture and _comparable_mixture(config.mixture),
+        latent_attention=config.latent_attention and replace(config.latent_attention, rope_interleave=True),
+        intermediate_size=1 if every_layer else config.intermediate_size,  # nothing reads it
         rope_scaling=scaling,
         sliding_window=window if slides else 0,
         layer_types=config.layer_types if slides else (),
@@ -147,6 +175,18 @@ def _comparable(config: ModelConfig) -> dict[str, Any]:
     )
     values = {name: value for name, value in asdict(config).items() if name not in TRAINING_ONLY}
     return {name: _as_stored(value) for name, value in values.items()}
+
+
+def _comparable_mixture(mixture: Mixture) -> Mixture:
+    """Without what matters in training only, and without settings of parts that are not there."""
+    grouped = mixture.n_group > 1
+    return replace(
+        mixture,
+        capacity_factor=0.0,
+        topk_group=mixture.topk_group if grouped else 1,
+        group_score=mixture.group_score if grouped else "max",
+        shared_expert_gate=mixture.shared_expert_gate and mixture.shared_expert_intermediate_size > 0,
+    )
 
 
 def _as_stored(value: Any) -> Any:

@@ -9,10 +9,10 @@ number of blocks, so the rows of a matrix can be picked, reordered and joined wi
     f16         16              q5_1        6               q4_k        4.5
     bf16        16              q8_0        8.5             q5_k        5.5
     q4_0         4.5            q2_k        2.625           q6_k        6.5625
-    q4_1         5
+    q4_1         5              mxfp4       4.25
 
 Here is the readable truth about each format: to float32 and back. Multiplying by such matrices without unpacking
-them is kernels/quantised_matmul.py. Left out: the codebook formats (iq*, mxfp4) and writing q2_k, q3_k and q5_k.
+them is kernels/quantised_matmul.py. Left out: the codebook formats (iq*), and writing mxfp4.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vesalius.kernels.block_formats import k_quantise, k_quants, legacy, plain
+from vesalius.kernels.block_formats import k_quantise, k_quants, legacy, mxfp4, plain
 
 VALUES_AT_ONCE = 1 << 18
 """How many values are converted at once: intermediates stay in the processor's cache and never grow with the tensor."""
@@ -140,9 +140,10 @@ FORMATS: dict[str, BlockFormat] = {
     "q4_1": _blocked("q4_1", 32, 20, legacy.dequantise_q4_1, legacy.quantise_q4_1),
     "q5_0": _blocked("q5_0", 32, 22, legacy.dequantise_q5_0, legacy.quantise_q5_0),
     "q5_1": _blocked("q5_1", 32, 24, legacy.dequantise_q5_1, legacy.quantise_q5_1),
-    "q2_k": _blocked("q2_k", 256, 84, k_quants.dequantise_q2_k),
-    "q3_k": _blocked("q3_k", 256, 110, k_quants.dequantise_q3_k),
+    "mxfp4": _blocked("mxfp4", 32, 17, mxfp4.dequantise_mxfp4),
+    "q2_k": _blocked("q2_k", 256, 84, k_quants.dequantise_q2_k, k_quantise.quantise_q2_k),
+    "q3_k": _blocked("q3_k", 256, 110, k_quants.dequantise_q3_k, k_quantise.quantise_q3_k),
     "q4_k": _blocked("q4_k", 256, 144, k_quants.dequantise_q4_k, k_quantise.quantise_q4_k),
-    "q5_k": _blocked("q5_k", 256, 176, k_quants.dequantise_q5_k),
+    "q5_k": _blocked("q5_k", 256, 176, k_quants.dequantise_q5_k, k_quantise.quantise_q5_k),
     "q6_k": _blocked("q6_k", 256, 210, k_quants.dequantise_q6_k, k_quantise.quantise_q6_k),
 }

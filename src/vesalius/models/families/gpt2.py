@@ -4,9 +4,8 @@ Its matrices are stored as (in, out), queries, keys and values in one. Left out:
 layer, and attention to a second text.
 """
 
-from typing import Any
-
 from vesalius.models.config import ModelConfig
+from vesalius.models.families.gpt_parts import QKV, read_values, write_values
 from vesalius.models.families.published import (
     Published,
     activation,
@@ -14,8 +13,6 @@ from vesalius.models.families.published import (
     heads_divide,
     published_activation,
     refuse_others,
-    refuse_quantised,
-    whole_numbers,
 )
 from vesalius.models.weight_map import WeightMap, fused_columns, fused_rows, qkv_rows, renames, transposed
 
@@ -30,20 +27,9 @@ NAMES = {
 }
 """Ours -> theirs."""
 
-OPTIONAL = {"initializer_range": 0.02, "tie_word_embeddings": True, "dropout": 0.0}
-"""Names that both sides share. `dropout` is our own key: theirs are those of a training that is over."""
-
-PARTS = {
-    "norm": "layer",
-    "position": "learned",
-    "mlp": "plain",
-    "attention_bias": True,
-    "attention_output_bias": True,
-    "mlp_bias": True,
-}
+EPSILON = "layer_norm_epsilon"
 
 THEIRS, OURS = "transformer.h.{}.", "model.layers.{}."
-QKV = [OURS + f"self_attn.{part}_proj" for part in "qkv"]
 
 WEIGHTS = WeightMap(
     base="transformer.",
@@ -77,14 +63,12 @@ WEIGHTS = WeightMap(
 
 def read(published: Published) -> ModelConfig:
     """UserError where a setting is missing, or asks for mathematics that the model does not have."""
-    refuse_quantised(published)
     refuse_others(published, {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False})
-    values: dict[str, Any] = {**whole_numbers({"n_positions": 1024} | published, NAMES)}
-    values |= given(published, OPTIONAL) | PARTS
+    values = read_values({"n_positions": 1024} | published, NAMES, EPSILON)
     values |= {
+        "position": "learned",
         "intermediate_size": published.get("n_inner") or 4 * values["hidden_size"],
         "hidden_act": activation(published.get("activation_function") or "gelu_new"),
-        "rms_norm_eps": given(published, {"layer_norm_epsilon": 1e-5})["layer_norm_epsilon"],
         "attention_multiplier": 0.0 if given(published, {"scale_attn_weights": True})["scale_attn_weights"] else 1.0,
     }
     return ModelConfig.from_dict(values)
@@ -94,15 +78,9 @@ def write(config: ModelConfig) -> Published | None:
     """None for a width that the heads do not divide."""
     if not heads_divide(config):
         return None
-    dropout = ("resid_pdrop", "embd_pdrop", "attn_pdrop", *(["dropout"] if config.dropout else []))
-    return {
-        "architectures": [ARCHITECTURE],
-        **{theirs: getattr(config, ours) for ours, theirs in NAMES.items()},
+    return write_values(config, ARCHITECTURE, NAMES, EPSILON) | {
         "n_inner": config.intermediate_size,
         "activation_function": published_activation(config.hidden_act),
-        "layer_norm_epsilon": config.rms_norm_eps,
         "scale_attn_weights": config.attention_multiplier != 1.0,
-        "initializer_range": config.initializer_range,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        **dict.fromkeys(dropout, config.dropout),
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
     }

@@ -2,34 +2,20 @@
 a quarter of each head, a plain MLP beside the attention, biases everywhere.
 """
 
-from typing import Any
-
 from vesalius.models.config import ModelConfig
-from vesalius.models.families.published import (
-    Published,
-    activation,
-    given,
-    heads_divide,
-    published_activation,
-    refuse_quantised,
-    whole_numbers,
-)
+from vesalius.models.families.gpt_parts import OPTIONAL, QKV, read_values, write_values
+from vesalius.models.families.published import Published, activation, given, heads_divide, published_activation
 from vesalius.models.families.rope import read_rope, write_rope
 from vesalius.models.weight_map import WeightMap, fused_heads, rename, renames
 
 ARCHITECTURE = "GPTNeoXForCausalLM"
 
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-OPTIONAL = {
-    "max_position_embeddings": 2048,
-    "attention_bias": True,
-    "initializer_range": 0.02,
-    "tie_word_embeddings": False,
-    "dropout": 0.0,
-}
+NAMES = {name: name for name in REQUIRED}
+OWN = {"max_position_embeddings": 2048, "attention_bias": True, "tie_word_embeddings": False}
+EPSILON = "layer_norm_eps"
 
 THEIRS, OURS = "gpt_neox.layers.{}.", "model.layers.{}."
-QKV = [OURS + f"self_attn.{part}_proj" for part in "qkv"]
 
 WEIGHTS = WeightMap(
     base="gpt_neox.",
@@ -57,22 +43,16 @@ WEIGHTS = WeightMap(
 
 def read(published: Published) -> ModelConfig:
     """UserError where a setting is missing, or asks for mathematics that the model does not have."""
-    refuse_quantised(published)
-    values: dict[str, Any] = {**whole_numbers(published, {name: name for name in REQUIRED})}
-    values |= given(published, OPTIONAL)
+    values = read_values(published, NAMES, EPSILON, OPTIONAL | OWN)
     old_names = {
         "rope_theta": published.get("rotary_emb_base"),
         "partial_rotary_factor": given(published, {"rotary_pct": 0.25})["rotary_pct"],
     }
     values |= read_rope(old_names | published, values["max_position_embeddings"])
     values |= {
-        "norm": "layer",
-        "mlp": "plain",
-        "mlp_bias": True,
         "attention_output_bias": values["attention_bias"],
         "block": "parallel" if given(published, {"use_parallel_residual": True})["use_parallel_residual"] else "pre",
         "hidden_act": activation(published.get("hidden_act") or "gelu"),
-        "rms_norm_eps": given(published, {"layer_norm_eps": 1e-5})["layer_norm_eps"],
     }
     return ModelConfig.from_dict(values)
 
@@ -83,13 +63,11 @@ def write(config: ModelConfig) -> Published | None:
         return None
     rope = write_rope(config)
     return {
-        "architectures": [ARCHITECTURE],
-        **{name: getattr(config, name) for name in (*REQUIRED, *OPTIONAL) if name != "dropout"},
+        **write_values(config, ARCHITECTURE, NAMES, EPSILON),
+        **{name: getattr(config, name) for name in OWN},
         **{name: value for name, value in rope.items() if name in ("rope_scaling", "max_position_embeddings")},
         "rotary_emb_base": config.rope_theta,
         "rotary_pct": config.partial_rotary_factor,
         "use_parallel_residual": config.block == "parallel",
         "hidden_act": published_activation(config.hidden_act),
-        "layer_norm_eps": config.rms_norm_eps,
-        **({"dropout": config.dropout} if config.dropout else {}),
     }

@@ -1,0 +1,67 @@
+"""What all modules with quantised weights share: packed (kernels/packing.py) and frozen, and saved as they were stored.
+
+Gradients flow through to what comes before, so adapters can be trained around them. A state_dict holds the blocks as
+GGUF stores them, under `blocks`, whatever the packing of this machine is.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vesalius.kernels.block_formats import BlockTensor
+
+
+class QuantisedModule(nn.Module):
+    """What holds quantised weights in place of float ones: their shape, format and blocks, and how they are saved."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32  # of the values that the blocks stand for
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the float weights that it stands for."""
+        raise NotImplementedError
+
+    @property
+    def format(self) -> str:
+        """Name of the block format, for example "q4_1"."""
+        raise NotImplementedError
+
+    def blocks(self) -> BlockTensor:
+        """The blocks that were packed, bit for bit, for export."""
+        raise NotImplementedError
+
+    def pack(self, blocks: BlockTensor) -> None:
+        """Takes these blocks, of the same shape and format, in place of its own."""
+        raise NotImplementedError
+
+    def dequantise(self) -> Tensor:
+        """The weights as float32 of `shape`, freshly made."""
+        return self.blocks().dequantise()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "blocks"] = self.blocks().blocks
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        name = prefix + "blocks"
+        rest = {key: value for key, value in state_dict.items() if key != name}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if name not in state_dict:
+            missing_keys.append(name)
+            return
+        try:
+            self.pack(BlockTensor(self.format, self.shape, state_dict[name]))
+        except ValueError as error:
+            error_msgs.append(f"{name}: {error}")
