@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import openai
 
-from vesalius.infer.engine import Engine
 from vesalius.infer.language_model import LanguageModel
 from vesalius.infer.options import EngineOptions
 from vesalius.models.config import ModelConfig
@@ -49,9 +48,7 @@ def tiny_lm(tokenizer: Tokenizer, layers: int = 2) -> LanguageModel:
 
 def with_engine(lm: LanguageModel, options: EngineOptions = OPTIONS) -> LanguageModel:
     """The same model with an engine of its own."""
-    fresh = LanguageModel(lm.model, lm.tokenizer, lm.generation_defaults)
-    fresh.engine = Engine(lm.model, lm.tokenizer.eos_ids, options)
-    return fresh
+    return LanguageModel(lm.model, lm.tokenizer, lm.generation_defaults, options)
 
 
 @dataclass

@@ -147,8 +147,10 @@ def test_a_second_chat_finds_its_beginning_in_the_cache(running):
 
 def test_render_shows_what_is_read(running, lm):
     rendered = running.post("/render", messages=HI).json()
-    assert rendered["ids"] == encode_chat(lm.tokenizer, HI, add_generation_prompt=True).ids
-    assert rendered["prompt"] == "".join(rendered["pieces"]) == lm.tokenizer.chat(HI)
+    ids = encode_chat(lm.tokenizer, HI, add_generation_prompt=True).ids
+    assert [token["id"] for token in rendered["tokens"]] == ids
+    assert rendered["text"] == "".join(token["text"] for token in rendered["tokens"]) == lm.tokenizer.chat(HI)
+    assert [token["text"] for token in rendered["tokens"] if token["special"]] == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
 
 
 @pytest.mark.parametrize(

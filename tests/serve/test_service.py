@@ -166,7 +166,7 @@ def test_a_swap_has_to_be_allowed(running):
     assert running.post("/v1/models/swap", model="other").status_code in (404, 405)
 
 
-def test_an_engine_that_breaks_fails_what_is_open_and_stops_the_server(lm, capfd):
+def test_an_engine_that_breaks_fails_what_is_open_and_stops_the_server(lm, caplog):
     own = with_engine(lm)
 
     def broken():
@@ -179,7 +179,7 @@ def test_an_engine_that_breaks_fails_what_is_open_and_stops_the_server(lm, capfd
         assert answer.json()["error"]["type"] == "server_error"
         running.wait_until(lambda: running.server.should_exit)
         assert isinstance(running.service.broken, RuntimeError)
-    assert "out of memory" in capfd.readouterr().err
+    assert "out of memory" in caplog.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -31,8 +31,8 @@ def test_unknown_tokens_are_refused(running):
 
 def test_models_tell_their_context_and_settings(running):
     card = running.client().models.retrieve("tiny")
-    assert card.max_model_len == 512
-    assert card.default_sampling == {"temperature": 1.0}
+    assert card.context_length == card.max_model_len == 512
+    assert card.sampling == {"temperature": 1.0}
     assert [model.id for model in running.client().models.list()] == ["tiny"]
     with running.http() as http:
         assert http.get("/v1/models/other").status_code == 404

@@ -24,6 +24,7 @@ from vesalius.infer.detokenize import Detokenizer
 from vesalius.infer.engine import Engine, Steps
 from vesalius.infer.generation_config import published_options, read_recommended
 from vesalius.infer.intake import placement
+from vesalius.infer.options import EngineOptions
 from vesalius.infer.params import SamplingOptions, SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
@@ -41,22 +42,26 @@ class LanguageModel:
     """A model and its tokenizer. `load` opens one by its name or from a file."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, generation_defaults: SamplingOptions | None = None
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        generation_defaults: SamplingOptions | None = None,
+        options: EngineOptions | None = None,
     ) -> None:
         """`generation_defaults` are the settings that the model's makers recommend. A chat uses them; `generate` and
-        `stream` don't, so that the same call means the same for every model."""
+        `stream` don't, so that the same call means the same for every model. `options` are the engine's."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generation_defaults = generation_defaults or SamplingOptions()
-        self.engine = Engine(model, tokenizer.eos_ids)
+        self.engine = Engine(model, tokenizer.eos_ids, options)
 
     @classmethod
-    def load(cls, path: Path | str) -> "LanguageModel":
+    def load(cls, path: Path | str, options: EngineOptions | None = None) -> "LanguageModel":
         """From an alias, a hub id, a Hugging Face directory, a run directory or a .gguf file; what has to be fetched
         first is fetched. UserError that says what is wrong with it, VesaliusError where it cannot be fetched.
         """
         place = model_path(path)
-        return cls(*open_model(place), read_recommended(place))
+        return cls(*open_model(place), read_recommended(place), options)
 
     def save(self, directory: Path | str) -> None:
         """As a Hugging Face directory, whole or not at all; what stood there before is replaced."""

@@ -7,7 +7,7 @@ A whole answer is its pieces put together, so that it is the same whether it is 
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from vesalius.infer.detokenize import Detokenizer
@@ -15,7 +15,7 @@ from vesalius.infer.step import Step
 from vesalius.serve.engine_thread import News, Ticket
 from vesalius.serve.notes import current_notes
 from vesalius.serve.service import Service
-from vesalius.serve.tools.parsing import AnswerParser, CallArguments, CallStart, Content, Delta, Reasoning
+from vesalius.serve.tools.parsing import AnswerParser, CallDelta, Delta
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 
@@ -57,7 +57,6 @@ class Writing:
         self.is_over = False
         self._detokenizer = detokenizer
         self._parser = parser
-        self._called = False
 
     def push(self, news: News) -> Piece:
         """The piece that new steps make. After a stop text it is over, though the engine may not know yet."""
@@ -75,31 +74,22 @@ class Writing:
                 break
         if reason is not None:
             self._close(deltas)
-            reason = "tool_calls" if self._called and reason == "stop" else reason
+            called = self._parser is not None and self._parser.called
+            reason = "tool_calls" if called and reason == "stop" else reason
         return Piece(self.index, deltas, steps, reason)
 
     def _tell(self, text: str, deltas: list[Delta]) -> None:
         if not text:
             return
-        new = [Content(text)] if self._parser is None else self._parser.push(text)
-        self.reasoning += any(isinstance(delta, Reasoning) for delta in new)
-        self._add(new, deltas)
+        new = [Delta(content=text)] if self._parser is None else self._parser.push(text)
+        self.reasoning += any(delta.reasoning_content for delta in new)
+        _add(new, deltas)
 
     def _close(self, deltas: list[Delta]) -> None:
         self.is_over = True
         self._tell(self._detokenizer.close(), deltas)
         if self._parser is not None:
-            self._add(self._parser.close(), deltas)
-
-    def _add(self, new: list[Delta], deltas: list[Delta]) -> None:
-        """Puts deltas behind others, joined to the last one where both go on with the same."""
-        for delta in new:
-            self._called = self._called or isinstance(delta, CallStart)
-            joined = _joined(deltas[-1], delta) if deltas else None
-            if joined is None:
-                deltas.append(delta)
-            else:
-                deltas[-1] = joined
+            _add(self._parser.close(), deltas)
 
 
 class Answers:
@@ -160,15 +150,12 @@ class Told:
         self.steps += piece.steps
         self.finish_reason = piece.finish_reason or self.finish_reason
         for delta in piece.deltas:
-            match delta:
-                case Content(text):
-                    self.content += text
-                case Reasoning(text):
-                    self.reasoning += text
-                case CallStart(_, call_id, name):
-                    self.calls.append({"id": call_id, "name": name, "arguments": ""})
-                case CallArguments(place, text):
-                    self.calls[place]["arguments"] += text
+            self.content += delta.content or ""
+            self.reasoning += delta.reasoning_content or ""
+            if (call := delta.tool_call) is not None:
+                if call.name is not None:
+                    self.calls.append({"id": call.id or "", "name": call.name, "arguments": ""})
+                self.calls[call.index]["arguments"] += call.arguments
 
 
 async def put_together(answers: Answers) -> list[Told]:
@@ -204,12 +191,22 @@ def _entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
     return {"token": data.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(data)}
 
 
+def _add(new: list[Delta], deltas: list[Delta]) -> None:
+    """Puts deltas behind others, joined to the last one where both go on with the same."""
+    for delta in new:
+        joined = _joined(deltas[-1], delta) if deltas else None
+        if joined is None:
+            deltas.append(delta)
+        else:
+            deltas[-1] = joined
+
+
 def _joined(last: Delta, new: Delta) -> Delta | None:
     match last, new:
-        case Content(before), Content(text):
-            return Content(before + text)
-        case Reasoning(before), Reasoning(text):
-            return Reasoning(before + text)
-        case CallArguments(place, before), CallArguments(same, text) if place == same:
-            return CallArguments(place, before + text)
+        case Delta(content=str(before)), Delta(content=str(text)):
+            return Delta(content=before + text)
+        case Delta(reasoning_content=str(before)), Delta(reasoning_content=str(text)):
+            return Delta(reasoning_content=before + text)
+        case Delta(tool_call=CallDelta() as call), Delta(tool_call=CallDelta(name=None) as more):
+            return Delta(tool_call=replace(call, arguments=call.arguments + more.arguments))
     return None

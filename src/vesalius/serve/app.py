@@ -33,6 +33,7 @@ from vesalius.serve.protocol.chat import ChatRequest, Conversation
 from vesalius.serve.protocol.completions import CompletionRequest
 from vesalius.serve.protocol.embeddings import EmbeddingRequest
 from vesalius.serve.protocol.responses import ResponseRequest
+from vesalius.serve.protocol.sampling import TEMPERATURE
 from vesalius.serve.protocol.tokens import DetokenizeRequest, SwapRequest, TokenizeRequest
 from vesalius.serve.responses import begin_response
 from vesalius.serve.security import Gate
@@ -186,7 +187,8 @@ def model_card(served: Served) -> dict[str, Any]:
         "object": "model",
         "created": served.created,
         "owned_by": "vesalius",
-        "max_model_len": served.context,
-        "default_sampling": {"temperature": 1.0, **served.lm.generation_defaults},
-        "has_chat_template": served.lm.tokenizer.chat_template is not None,
+        "context_length": served.context,
+        "max_model_len": served.context,  # vLLM's name for it, which other programs read
+        "sampling": {"temperature": TEMPERATURE, **served.lm.generation_defaults},
+        "chat_template": served.lm.tokenizer.chat_template is not None,
     }

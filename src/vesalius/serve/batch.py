@@ -96,14 +96,14 @@ async def run_batch(service: Service, batch: Batch, *, in_flight: int, on_progre
             if service.broken is not None:
                 raise VesaliusError(f"the engine broke down: {service.broken!r}")
             with disk_full_is_told(batch.target):
-                target.write(json.dumps(line, ensure_ascii=False) + "\n")
+                target.write(json.dumps(line) + "\n")
                 target.flush()
             done += 1
             failed += line["response"]["status_code"] != 200
             on_progress(done)
 
     try:
-        with batch.target.open("a", encoding="utf-8", errors="replace") as target:
+        with batch.target.open("a", encoding="utf-8") as target:
             async with service, asyncio.TaskGroup() as workers:
                 for _ in range(in_flight):
                     workers.create_task(work(target))
@@ -169,7 +169,8 @@ def _answered(target: Path) -> Iterator[str]:
     """
     if not target.exists():
         return
-    lines = target.read_text("utf-8").splitlines(keepends=True)
+    with target.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        lines = list(file)
     kept = []
     for number, line in enumerate(lines, 1):
         answer = _answer_in(line, f"{target}, line {number}", is_last=number == len(lines))

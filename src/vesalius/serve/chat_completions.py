@@ -17,7 +17,7 @@ from vesalius.serve.protocol.chat import Conversation as ConversationRequest
 from vesalius.serve.protocol.messages import ToolChoice
 from vesalius.serve.protocol.sampling import check_bias
 from vesalius.serve.service import Served, Service
-from vesalius.serve.tools.parsing import CallArguments, CallStart, Content, Delta, Reasoning
+from vesalius.serve.tools.parsing import Delta
 
 
 async def begin_chat(service: Service, body: ChatRequest) -> "ChatExchange":
@@ -137,13 +137,14 @@ def _message(told: Told) -> dict[str, Any]:
 
 
 def _delta(delta: Delta) -> dict[str, Any]:
-    match delta:
-        case Content(text):
-            return {"content": text}
-        case Reasoning(text):
-            return {"reasoning_content": text}
-        case CallStart(place, call_id, name):
-            function = {"name": name, "arguments": ""}
-            return {"tool_calls": [{"index": place, "id": call_id, "type": "function", "function": function}]}
-        case CallArguments(place, text):
-            return {"tool_calls": [{"index": place, "function": {"arguments": text}}]}
+    if delta.content is not None:
+        return {"content": delta.content}
+    if delta.reasoning_content is not None:
+        return {"reasoning_content": delta.reasoning_content}
+    call = delta.tool_call
+    assert call is not None
+    function = {"arguments": call.arguments}
+    if call.name is None:
+        return {"tool_calls": [{"index": call.index, "function": function}]}
+    first = {"index": call.index, "id": call.id, "type": "function", "function": {"name": call.name, **function}}
+    return {"tool_calls": [first]}

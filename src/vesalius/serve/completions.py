@@ -23,7 +23,6 @@ from vesalius.serve.prompting import note_prompt
 from vesalius.serve.protocol.completions import CompletionRequest, prompts_of
 from vesalius.serve.protocol.sampling import check_bias
 from vesalius.serve.service import Served, Service
-from vesalius.serve.tools.parsing import Content
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 MAX_TOKENS = 16
@@ -104,7 +103,7 @@ class CompletionExchange:
         return error_event(error)
 
     def _piece(self, piece: Piece) -> bytes:
-        text = "".join(delta.text for delta in piece.deltas if isinstance(delta, Content))
+        text = "".join(delta.content or "" for delta in piece.deltas)
         logprobs = self._told(piece.index, piece)
         if not text and not piece.finish_reason and not (logprobs and piece.steps):
             return b""

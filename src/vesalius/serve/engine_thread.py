@@ -12,10 +12,9 @@ Left out: engines in processes of their own.
 
 import asyncio
 import queue
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -142,10 +141,9 @@ class EngineThread:
         self._tickets: set[Ticket] = set()
         self._watches: dict[Sequence, _Watch] = {}
         self._engines: list[Engine] = [engine]
-        self._ended: Future[None] = Future()
-        self._ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._end))
-        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
-        self._thread.start()
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._run_to_end = self._loop.run_in_executor(executor, self._run)
+        self._run_to_end.add_done_callback(self._end)
 
     @property
     def open(self) -> int:
@@ -156,7 +154,7 @@ class EngineThread:
         """Hands a request for `size` sequences to the engine. Whoever asks has to close the ticket."""
         ticket, engine = Ticket(self, size, patient=patient), self.engine
         self._tickets.add(ticket)
-        if self._ended.done():
+        if self._run_to_end.done():
             ticket._fail(VesaliusError("the engine has stopped"))
         self._inbox.put(lambda: self._add(ticket, engine, ask))
         return ticket
@@ -175,20 +173,15 @@ class EngineThread:
         self.engine = engine
         self._inbox.put(lambda: self._engines.append(engine))
 
-    async def stop(self) -> None:
-        """Ends the thread after the step that it is at."""
+    def stop_soon(self) -> None:
+        """Ends the thread after the step that it is at. May be called from anywhere."""
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+
+    async def stopped(self) -> None:
+        """Waits until it has ended."""
+        await asyncio.wait({self._run_to_end})
 
     # From here on: in the engine's thread.
-
-    def _main(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:  # told to the loop, which ends the server
-            self._ended.set_exception(error)
-            raise
-        self._ended.set_result(None)
 
     def _run(self) -> None:
         while True:
@@ -240,8 +233,8 @@ class EngineThread:
 
     # From here on: in the loop again.
 
-    def _end(self) -> None:
-        error = self._ended.exception()
+    def _end(self, ended: "asyncio.Future[None]") -> None:
+        error = None if ended.cancelled() else ended.exception()
         for ticket in list(self._tickets):
             ticket._fail(VesaliusError("the engine broke down" if error else "the server has stopped"))
         self._on_end(error)

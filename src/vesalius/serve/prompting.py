@@ -19,7 +19,10 @@ from vesalius.serve.notes import current_notes
 from vesalius.serve.protocol.formats import FlatSchemaFormat, ObjectFormat, SchemaFormat, TextFormat
 from vesalius.serve.protocol.messages import Message, Tool
 from vesalius.serve.service import Served, Service
-from vesalius.serve.tools.parsing import AnswerParser, parser_for
+from vesalius.serve.tools.parsing import AnswerParser
+
+PROMPT_END = 16
+"""Tokens at the end of a prompt that tell whether it has opened a thought."""
 
 Format = TextFormat | ObjectFormat | SchemaFormat | FlatSchemaFormat | None
 
@@ -83,7 +86,7 @@ async def begin(
     patient = patient and not params.stop
     ticket = await service.generate([ids], params, n=n, constraint=constraint, patient=patient)
     writings = [
-        Writing(place, Detokenizer(served.lm.tokenizer, params.stop), _parser(served, conversation))
+        Writing(place, Detokenizer(served.lm.tokenizer, params.stop), _parser(served, conversation, ids))
         for place in range(n)
     ]
     return Answers(service, ticket, writings, n=n)
@@ -98,8 +101,13 @@ def note_prompt(service: Service, served: Served, ids: list[int]) -> None:
         notes.prompts.append(served.lm.tokenizer.decode(ids))
 
 
-def _parser(served: Served, conversation: Conversation) -> AnswerParser | None:
-    return parser_for(served.lm.tokenizer, conversation.offered)
+def _parser(served: Served, conversation: Conversation, ids: list[int]) -> AnswerParser | None:
+    """Who takes the answer apart; nobody where the model neither thinks nor may call."""
+    names = [tool.function.name for tool in conversation.tools] if conversation.offered else []
+    if served.style.thought is None and not (names and served.style.calls):
+        return None
+    end = served.lm.tokenizer.decode(ids[-PROMPT_END:])
+    return AnswerParser(served.style, names, thinking=served.style.opens_thought(end))
 
 
 def _constraint(served: Served, conversation: Conversation) -> Constraint | None:

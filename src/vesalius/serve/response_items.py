@@ -7,7 +7,7 @@ same steps leave behind, so that it is what a client puts together from the even
 import secrets
 from typing import Any
 
-from vesalius.serve.tools.parsing import CallArguments, CallStart, Content, Delta, Reasoning
+from vesalius.serve.tools.parsing import CallDelta, Delta
 
 Event = dict[str, Any]
 
@@ -25,18 +25,12 @@ class Items:
         self._logprobs += logprobs
         events: list[Event] = []
         for delta in deltas:
-            match delta:
-                case Content(text):
-                    events += self._text(text)
-                case Reasoning(text):
-                    events += self._thought(text)
-                case CallStart(_, call_id, name):
-                    events += self.close("completed")
-                    call = {"type": "function_call", "call_id": call_id, "name": name, "arguments": ""}
-                    events += self._begin("fc", call)
-                case CallArguments(_, text):
-                    self._item["arguments"] += text
-                    events.append(self._event("response.function_call_arguments.delta", delta=text))
+            if delta.content is not None:
+                events += self._text(delta.content)
+            elif delta.reasoning_content is not None:
+                events += self._thought(delta.reasoning_content)
+            elif delta.tool_call is not None:
+                events += self._call(delta.tool_call)
         return events
 
     def close(self, status: str) -> list[Event]:
@@ -77,6 +71,16 @@ class Items:
         events = self._part_in("reasoning", "rs", {"summary": []}, {"type": "reasoning_text", "text": ""})
         self._logprobs.clear()
         return [*events, self._grow("reasoning_text", text)]
+
+    def _call(self, call: CallDelta) -> list[Event]:
+        events: list[Event] = []
+        if call.name is not None:
+            item = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": ""}
+            events += self.close("completed") + self._begin("fc", item)
+        if call.arguments:
+            self._item["arguments"] += call.arguments
+            events.append(self._event("response.function_call_arguments.delta", delta=call.arguments))
+        return events
 
     def _part_in(self, kind: str, prefix: str, more: dict[str, Any], part: dict[str, Any]) -> list[Event]:
         """Opens an item of a kind with one part, unless one is open."""

@@ -9,6 +9,7 @@ file of requests is answered.
 import asyncio
 import contextlib
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,15 +32,34 @@ def serve(model: str, settings: ServerSettings, options: EngineOptions, *, name:
     """Serves a model until SIGTERM or SIGINT. UserError where it cannot be opened; VesaliusError where the address
     cannot be had or the engine broke down."""
     log_to_stderr()
+    listening = bound_socket(settings)  # an address that is taken shows before the model is opened
 
     def opened(reference: str) -> Served:
         return open_served(reference, options, name=name if reference == model else None)
 
     service = Service(opened(model), settings, opened)
     server = Server(service, reload=model)
-    server.run()
+    try:
+        server.run([listening])
+    finally:
+        service.abandon()  # where uvicorn was forced to leave
+        listening.close()
     if service.broken is not None:
         raise VesaliusError(f"the engine broke down: {service.broken!r}") from service.broken
+
+
+def bound_socket(settings: ServerSettings) -> socket.socket:
+    """A socket at the address; it listens when the server does. VesaliusError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((settings.host, settings.port))
+    except OSError as error:
+        bound.close()
+        where = f"port {settings.port} of {settings.host}"
+        raise VesaliusError(f"cannot listen on {where} ({error.strerror}): give another --port or --host") from error
+    return bound
 
 
 def batch(
@@ -104,7 +124,7 @@ class Server(uvicorn.Server):
         self._tasks: set[asyncio.Task[None]] = set()
         service.on_broken = self._give_up
 
-    async def startup(self, sockets: list | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             address = self.servers[0].sockets[0].getsockname()

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from vesalius.core.errors import VesaliusError
 from vesalius.infer.engine import Engine
@@ -17,8 +18,10 @@ from vesalius.infer.params import SamplingParams
 from vesalius.infer.sequence import Constraint, Sequence
 from vesalius.serve.engine_thread import Ask, EngineThread, Ticket
 from vesalius.serve.errors import SHOWN, ApiError, too_busy, unavailable
+from vesalius.serve.logs import LOG
 from vesalius.serve.metrics import Metrics
 from vesalius.serve.settings import ServerSettings
+from vesalius.serve.tools.style import Style, style_of
 
 RECENT = 0.9
 """How much the time that earlier answers took weighs against that of the last one."""
@@ -32,10 +35,15 @@ class Served:
     lm: LanguageModel
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @cached_property
+    def style(self) -> Style:
+        """How it writes thoughts and calls."""
+        return style_of(self.lm.tokenizer)
+
     @property
     def context(self) -> int:
         """Tokens that prompt and answer have together at most."""
-        return self.lm.config.max_position_embeddings
+        return self.lm.engine.context
 
 
 class Service:
@@ -59,9 +67,15 @@ class Service:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.abandon()
+        if self._thread is not None:
+            await self._thread.stopped()
+
+    def abandon(self) -> None:
+        """Takes nothing more, and ends the engine's thread without waiting for anything."""
         self.is_draining = True
         if self._thread is not None:
-            await self._thread.stop()
+            self._thread.stop_soon()
 
     @property
     def is_ready(self) -> bool:
@@ -151,6 +165,7 @@ class Service:
     def _ended(self, error: BaseException | None) -> None:
         self.broken = error
         if error is not None:
+            LOG.error("engine broke down", exc_info=error)
             self.on_broken()
 
 

@@ -39,7 +39,9 @@ async def render(service: Service, body: Conversation) -> dict[str, Any]:
     served = service.model(body.model)
     ids = await prompt_ids(served, conversation_of(body))
     text = await asyncio.to_thread(served.lm.tokenizer.decode, ids)
-    return {"prompt": text, "ids": ids, "pieces": pieces(served, ids)}
+    special = frozenset(served.lm.tokenizer.special_tokens.values())
+    told = zip(ids, pieces(served, ids), strict=True)
+    return {"text": text, "tokens": [{"id": i, "text": piece, "special": i in special} for i, piece in told]}
 
 
 def pieces(served: Served, ids: list[int]) -> list[str]:
