@@ -154,15 +154,20 @@ def chat(
 @app.command()
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     api_key: Annotated[
-        list[str] | None, typer.Option(envvar="VESALIUS_API_KEY", help="A key that requests must bring; may be repeated.")
+        list[str] | None,
+        typer.Option(envvar="VESALIUS_API_KEY", help="A key that requests must bring; may be repeated."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model; its own name if not given.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting: max_running=16, max_queue=100, timeout=60, …"),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other setting: max_running=16, max_queue=100, timeout=60, …"
+        ),
     ] = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's API, and a page to chat with it."""
@@ -179,7 +184,9 @@ def batch(
     source: Annotated[Path, typer.Argument(help="JSON lines: custom_id, method, url, body, as OpenAI's batches.")],
     target: Annotated[Path, typer.Argument(help="File for the answers; one that was begun is gone on with.")],
     name: Annotated[str | None, typer.Option(help="What requests call the model; its own name if not given.")] = None,
-    in_flight: Annotated[int | None, typer.Option(min=1, help="Requests at a time; twice max_running if not given.")] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, help="Requests at a time; twice max_running if not given.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the engine: max_running=16, …")
     ] = None,

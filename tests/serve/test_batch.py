@@ -14,7 +14,12 @@ CHAT, COMPLETION, EMBEDDING, RESPONSE = "/v1/chat/completions", "/v1/completions
 
 
 def line(custom_id, url=CHAT, **body):
-    body = body or {"model": "tiny", "messages": [{"role": "user", "content": custom_id}], "max_tokens": 5, "temperature": 0}
+    body = body or {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": custom_id}],
+        "max_tokens": 5,
+        "temperature": 0,
+    }
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body})
 
 
@@ -60,7 +65,10 @@ def test_every_request_gets_the_answer_that_the_server_gives(lm, running, files)
         assert answer.get("choices") == served.get("choices")
     ours, theirs = found["embedding"]["body"], running.post(EMBEDDING, input="ab").json()
     assert ours["data"][0]["embedding"] == pytest.approx(theirs["data"][0]["embedding"], abs=1e-5)
-    assert found["response"]["body"]["output"][0]["content"] == running.post(RESPONSE, **json.loads(lines[9])["body"]).json()["output"][0]["content"]
+    assert (
+        found["response"]["body"]["output"][0]["content"]
+        == running.post(RESPONSE, **json.loads(lines[9])["body"]).json()["output"][0]["content"]
+    )
 
 
 def test_started_again_it_goes_on(lm, files):

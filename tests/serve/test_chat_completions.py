@@ -99,7 +99,10 @@ def test_a_bias_makes_a_token_certain(running, lm):
 def test_an_answer_follows_a_json_schema(running):
     schema = {
         "type": "object",
-        "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "properties": {
+            "name": {"type": "string", "maxLength": 5},
+            "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        },
         "required": ["name", "age"],
         "additionalProperties": False,
     }
@@ -113,7 +116,9 @@ def test_an_answer_follows_a_json_schema(running):
 
 def test_an_answer_is_a_json_object(running):
     answer = chat(running, response_format={"type": "json_object"}, seed=1, max_tokens=400)
-    assert answer.choices[0].finish_reason == "length" or isinstance(json.loads(answer.choices[0].message.content), dict)
+    assert answer.choices[0].finish_reason == "length" or isinstance(
+        json.loads(answer.choices[0].message.content), dict
+    )
     assert answer.choices[0].message.content.lstrip().startswith("{")
 
 
@@ -150,7 +155,11 @@ def test_render_shows_what_is_read(running, lm):
     ids = encode_chat(lm.tokenizer, HI, add_generation_prompt=True).ids
     assert [token["id"] for token in rendered["tokens"]] == ids
     assert rendered["text"] == "".join(token["text"] for token in rendered["tokens"]) == lm.tokenizer.chat(HI)
-    assert [token["text"] for token in rendered["tokens"] if token["special"]] == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert [token["text"] for token in rendered["tokens"] if token["special"]] == [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_start|>",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,11 @@ def test_render_shows_what_is_read(running, lm):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "knows no tools"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, 400, "no option 'enable_thinking'"),
         ({"reasoning_effort": "high"}, 400, "no option 'reasoning_effort'"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}}, 400, ""),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}},
+            400,
+            "",
+        ),
         ({"response_format": {"type": "xml"}}, 400, "response_format"),
         ({"modalities": ["audio"]}, 400, "modalities"),
     ],

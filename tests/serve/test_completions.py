@@ -28,7 +28,12 @@ def test_a_completion_is_what_the_model_generates(running, lm):
 
 
 def test_without_max_tokens_there_are_sixteen(running):
-    assert running.client().completions.create(model="tiny", prompt="ab", seed=1, logit_bias={"0": -100, "1": -100, "2": -100}).usage.completion_tokens == 16
+    assert (
+        running.client()
+        .completions.create(model="tiny", prompt="ab", seed=1, logit_bias={"0": -100, "1": -100, "2": -100})
+        .usage.completion_tokens
+        == 16
+    )
 
 
 def test_several_prompts_are_answered_in_their_order(running, lm):
@@ -42,7 +47,12 @@ def test_several_prompts_are_answered_in_their_order(running, lm):
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": 0}, {"seed": 1, "n": 2, "logprobs": 3}, {"seed": 2, "echo": True, "logprobs": 2}, {"seed": 3, "stop": "a"}],
+    [
+        {"temperature": 0},
+        {"seed": 1, "n": 2, "logprobs": 3},
+        {"seed": 2, "echo": True, "logprobs": 2},
+        {"seed": 3, "stop": "a"},
+    ],
 )
 def test_a_stream_says_what_a_whole_completion_says(running, options):
     whole = complete(running, prompt=["ab", "é"], **options)

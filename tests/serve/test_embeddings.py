@@ -18,17 +18,24 @@ def test_a_vector_is_the_mean_of_the_last_hidden_states_at_unit_length(running, 
 def test_both_encodings_say_the_same(running, lm):
     client = running.client()
     numbers = client.embeddings.create(model="tiny", input="ab", encoding_format="float").data[0].embedding
-    assert client.embeddings.create(model="tiny", input=[lm.prompt_ids("ab")]).data[0].embedding == pytest.approx(numbers)
+    assert client.embeddings.create(model="tiny", input=[lm.prompt_ids("ab")]).data[0].embedding == pytest.approx(
+        numbers
+    )
 
 
 def test_more_texts_than_are_answered_at_once_keep_their_order(running):
     texts = [f"text {i}" for i in range(300)]
     vectors = [entry.embedding for entry in running.client().embeddings.create(model="tiny", input=texts).data]
     assert len(vectors) == 300
-    assert vectors[299] == pytest.approx(running.client().embeddings.create(model="tiny", input="text 299").data[0].embedding, abs=1e-5)
+    assert vectors[299] == pytest.approx(
+        running.client().embeddings.create(model="tiny", input="text 299").data[0].embedding, abs=1e-5
+    )
 
 
-@pytest.mark.parametrize(("options", "said"), [({"input": []}, "input"), ({"dimensions": 8}, "expected 32"), ({"input": "x" * 600}, "context")])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"input": []}, "input"), ({"dimensions": 8}, "expected 32"), ({"input": "x" * 600}, "context")],
+)
 def test_what_is_wrong_is_told(running, options, said):
     answer = running.post("/v1/embeddings", **{"model": "tiny", "input": "ab", **options})
     assert answer.status_code == 400

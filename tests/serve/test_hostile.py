@@ -145,7 +145,9 @@ def test_a_client_that_does_not_read_is_left(lm):
     """The answer's time is up also while the server waits to send it."""
     with serving(with_engine(lm), timeout=0.5) as running, running.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        body = json.dumps({"messages": HI, "stream": True, "n": 4, "logprobs": True, "top_logprobs": 20, "seed": 1}).encode()
+        body = json.dumps(
+            {"messages": HI, "stream": True, "n": 4, "logprobs": True, "top_logprobs": 20, "seed": 1}
+        ).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         running.wait_until(lambda: running.service.open > 0)

@@ -20,7 +20,10 @@ def numbers(running):
 def test_answers_are_counted(lm):
     with serving(with_engine(lm)) as running:
         bias = {"0": -100, "1": -100, "2": -100}
-        asked = [running.post("/v1/chat/completions", messages=HI, max_tokens=9, seed=1, n=2, logit_bias=bias) for _ in range(2)]
+        asked = [
+            running.post("/v1/chat/completions", messages=HI, max_tokens=9, seed=1, n=2, logit_bias=bias)
+            for _ in range(2)
+        ]
         running.post("/v1/chat/completions", messages=[])
         with running.http() as http:
             http.get("/a/path/that/nobody/knows")

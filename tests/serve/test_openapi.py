@@ -14,7 +14,6 @@ ASKED = [
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("POST", "/render"),
-    ("GET", "/v1/models/{name}"),
 ]
 
 

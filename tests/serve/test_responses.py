@@ -42,7 +42,12 @@ def test_a_stream_helper_of_the_client_puts_it_together(running):
 
 
 def test_a_response_follows_a_json_schema(running):
-    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["a"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     form = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
     jsonschema.validate(json.loads(respond(running, text=form, max_output_tokens=60).output_text), schema)
 
@@ -53,7 +58,11 @@ def test_a_conversation_of_items(running):
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Ho", "annotations": []}]},
         {"role": "user", "content": "Again"},
     ]
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "Again"}]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho"},
+        {"role": "user", "content": "Again"},
+    ]
     chat = running.client().chat.completions.create(model="tiny", messages=messages, max_tokens=16, temperature=0)
     assert respond(running, input=items, temperature=0).output_text == chat.choices[0].message.content
 

@@ -54,7 +54,9 @@ class Process:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_finishes_what_has_begun(model, sent):
     process = Process(model)
-    with httpx.stream("POST", f"{process.url}/v1/chat/completions", json={**LONG, "stream": True}, timeout=60) as answer:
+    with httpx.stream(
+        "POST", f"{process.url}/v1/chat/completions", json={**LONG, "stream": True}, timeout=60
+    ) as answer:
         pieces = answer.iter_text()
         text = next(pieces)
         process.child.send_signal(sent)
@@ -103,7 +105,9 @@ def test_sighup_opens_the_model_anew(model, tmp_path):
     (place / "config.json").write_text("{")
     process.child.send_signal(signal.SIGHUP)
     assert "config.json" in process.wait_for("swap failed")["error"]
-    assert httpx.post(f"{process.url}/v1/chat/completions", json=asked, timeout=60).json()["choices"] == after["choices"]
+    assert (
+        httpx.post(f"{process.url}/v1/chat/completions", json=asked, timeout=60).json()["choices"] == after["choices"]
+    )
     assert process.end(signal.SIGTERM) == 0
 
 

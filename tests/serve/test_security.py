@@ -74,7 +74,9 @@ def test_other_machines_are_let_in_only_with_a_key_or_when_told(host):
     ServerSettings(host=host, allow_open=True)
 
 
-@pytest.mark.parametrize("changes", [{"port": 70000}, {"timeout": 0}, {"max_queue": -1}, {"api_keys": ("",)}, {"api_keys": ("a b",)}])
+@pytest.mark.parametrize(
+    "changes", [{"port": 70000}, {"timeout": 0}, {"max_queue": -1}, {"api_keys": ("",)}, {"api_keys": ("a b",)}]
+)
 def test_settings_that_make_no_sense_are_refused(changes):
-    with pytest.raises(UserError, match="expected|API key"):
+    with pytest.raises(UserError, match=r"expected|API key"):
         ServerSettings(**changes)

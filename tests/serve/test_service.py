@@ -202,7 +202,10 @@ def test_one_answer_that_fails_leaves_the_others(lm, stream):
         for thread in threads:
             thread.join()
         if stream:
-            assert json.loads(failed.text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["type"] == "server_error"
+            assert (
+                json.loads(failed.text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["type"]
+                == "server_error"
+            )
         else:
             assert failed.status_code == 500
         assert "its weights are broken" in failed.text

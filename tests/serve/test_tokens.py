@@ -10,7 +10,9 @@ def test_a_text_there_and_back(running, lm):
 
 
 def test_without_special_tokens(running, lm):
-    assert running.post("/tokenize", prompt="ab", add_special_tokens=False).json()["tokens"] == lm.tokenizer.encode("ab")
+    assert running.post("/tokenize", prompt="ab", add_special_tokens=False).json()["tokens"] == lm.tokenizer.encode(
+        "ab"
+    )
 
 
 def test_messages_are_tokenized_as_the_model_reads_them(running, lm):

@@ -22,7 +22,7 @@ from vesalius.tokenizers.tokenizer import Tokenizer
 class Piece(NamedTuple):
     """What one answer has got: its number, what to tell, the tokens that were written, and how it ended if it did."""
 
-    index: int
+    choice: int
     deltas: list[Delta]
     steps: list[Step]
     finish_reason: str | None
@@ -164,7 +164,7 @@ async def put_together(answers: Answers) -> list[Told]:
     async with aclosing(answers.pieces()) as batches:
         async for pieces in batches:
             for piece in pieces:
-                told[piece.index].add(piece)
+                told[piece.choice].add(piece)
     return told
 
 

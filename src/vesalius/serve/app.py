@@ -42,11 +42,12 @@ from vesalius.serve.strict_json import parse_json
 from vesalius.serve.tokens import detokenize, render, tokenize
 from vesalius.serve.tracing import open_tracing
 
+
 def create_app(service: Service) -> FastAPI:
     """The application over a service, which it starts and stops with itself."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service:
             yield
 

@@ -1,6 +1,5 @@
 """POST /v1/chat/completions: answers to a conversation, whole or in chunks."""
 
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -92,9 +91,9 @@ class ChatExchange:
         deltas = [_delta(delta) for delta in piece.deltas]
         if logprobs is not None and not deltas:  # tokens whose text is held back
             deltas = [{"content": ""}]
-        events = [chunk.choice(piece.index, delta, logprobs if i == 0 else None) for i, delta in enumerate(deltas)]
+        events = [chunk.choice(piece.choice, delta, logprobs if i == 0 else None) for i, delta in enumerate(deltas)]
         if piece.finish_reason is not None:
-            events.append(chunk.choice(piece.index, {}, None, piece.finish_reason))
+            events.append(chunk.choice(piece.choice, {}, None, piece.finish_reason))
         return events
 
     def _logprobs(self, steps: list[Step]) -> dict[str, Any] | None:

@@ -104,10 +104,10 @@ class CompletionExchange:
 
     def _piece(self, piece: Piece) -> bytes:
         text = "".join(delta.content or "" for delta in piece.deltas)
-        logprobs = self._told(piece.index, piece)
+        logprobs = self._told(piece.choice, piece)
         if not text and not piece.finish_reason and not (logprobs and piece.steps):
             return b""
-        return self._event(piece.index, text, logprobs, piece.finish_reason)
+        return self._event(piece.choice, text, logprobs, piece.finish_reason)
 
     def _event(self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> bytes:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
@@ -121,7 +121,9 @@ class CompletionExchange:
         text = self._served.lm.tokenizer.decode(echo.ids, skip_special=True)
         if echo.logprobs is None:
             return text, None
-        rows = [(token, logprob, None) for token, logprob in zip(echo.ids, [None, *echo.logprobs], strict=True)]
+        rows: list[Row] = [
+            (token, logprob, None) for token, logprob in zip(echo.ids, [None, *echo.logprobs], strict=True)
+        ]
         return text, self._lists[index].told(rows)
 
     def _told(self, index: int, piece: Piece) -> dict[str, Any] | None:

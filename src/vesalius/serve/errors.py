@@ -99,7 +99,7 @@ class Json(Response):
         return dumps(content)
 
 
-async def error_response(request: Request, error: Exception) -> Response:
+async def error_response(_: Request, error: Exception) -> Response:
     """The handler that the app has for every error."""
     known = as_api_error(error)
     return Json(known.body, known.status_code, known.headers)

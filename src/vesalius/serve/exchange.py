@@ -1,4 +1,4 @@
-"""One request and its answer, over HTTP: whole or as a stream of events, bounded in time, given up when the client goes.
+"""One request and its answer over HTTP: whole or as events, bounded in time, given up when the client goes.
 
 A client that leaves is noticed while nothing is sent, and one that stays but does not read is no better: the time that
 a request may take includes what it takes to send the answer. Whatever ends an exchange closes its generator or cancels

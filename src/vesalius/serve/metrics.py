@@ -73,7 +73,9 @@ class _EngineNumbers(Collector):
         yield GaugeMetricFamily("vesalius_waiting", "Sequences in the queue.", engine.waiting)
         yield GaugeMetricFamily("vesalius_running", "Sequences that are being written.", engine.running)
         yield GaugeMetricFamily("vesalius_cache_use_ratio", "Share of the cache's blocks in use.", used)
-        yield GaugeMetricFamily("vesalius_cache_hit_ratio", "Share of prompt tokens found in the cache.", stats.hit_rate)
+        yield GaugeMetricFamily(
+            "vesalius_cache_hit_ratio", "Share of prompt tokens found in the cache.", stats.hit_rate
+        )
         yield GaugeMetricFamily("vesalius_acceptance_ratio", "Share of guessed tokens accepted.", stats.acceptance)
         for name, about in COUNTERS.items():
             yield CounterMetricFamily(f"vesalius_{name}", about, getattr(stats, name))

@@ -47,7 +47,9 @@ class Conversation:
     def __post_init__(self) -> None:
         names = [tool.function.name for tool in self.tools]
         if isinstance(self.choice, tuple) and self.choice[0] not in names:
-            raise ApiError(400, f"tool_choice names {self.choice[0]!r}, which is not among the tools", param="tool_choice")
+            raise ApiError(
+                400, f"tool_choice names {self.choice[0]!r}, which is not among the tools", param="tool_choice"
+            )
         if self.choice == "required" and not names:
             raise ApiError(400, "tool_choice is 'required', and there are no tools", param="tool_choice")
         if len(set(names)) < len(names):

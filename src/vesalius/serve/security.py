@@ -48,7 +48,9 @@ class Gate:
     def _check_host(self, headers: Headers) -> None:
         if self._settings.api_keys or not self._settings.is_local:
             return
-        host = headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
+        host = (
+            headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
+        )
         if not is_loopback(host.strip("[]")):
             raise ApiError(403, "this server answers requests to localhost only: a key lets others in", code="host")
 

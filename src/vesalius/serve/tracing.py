@@ -49,7 +49,13 @@ def open_tracing(*, wanted: bool) -> Tracing:
     try:
         trace, sdk, export, exporter, propagate = (
             importlib.import_module(f"opentelemetry.{name}")
-            for name in ("trace", "sdk.trace", "sdk.trace.export", "exporter.otlp.proto.http.trace_exporter", "propagate")
+            for name in (
+                "trace",
+                "sdk.trace",
+                "sdk.trace.export",
+                "exporter.otlp.proto.http.trace_exporter",
+                "propagate",
+            )
         )
     except ImportError as error:
         raise UserError(

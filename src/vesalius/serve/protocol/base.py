@@ -37,7 +37,9 @@ class Body(BaseModel):
         if (unknown := next((name for name in value if name not in known), None)) is not None:
             shown = str(unknown)[:SHOWN]
             raise PydanticCustomError(
-                "unknown_parameter", "unknown field {name}: {hint}", {"name": repr(shown), "hint": nearest(shown, known)}
+                "unknown_parameter",
+                "unknown field {name}: {hint}",
+                {"name": repr(shown), "hint": nearest(shown, known)},
             )
         return value
 

@@ -40,5 +40,5 @@ def prompts_of(texts: Texts) -> list[str | list[int]]:
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts[0], int):
-        return [texts]  # type: ignore[list-item]
-    return list(texts)  # type: ignore[arg-type]
+        return [texts]
+    return list(texts)
