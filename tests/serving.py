@@ -32,7 +32,7 @@ def byte_tokenizer(**config: Any) -> Tokenizer:
     return Tokenizer(made.backend, made.config | config)
 
 
-def tiny_lm(tokenizer: Tokenizer, layers: int = 2) -> LanguageModel:
+def tiny_lm(tokenizer: Tokenizer, layers: int = 2, context: int = CONTEXT) -> LanguageModel:
     """A random model over bytes: its text is full of cut characters."""
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size,
@@ -40,7 +40,7 @@ def tiny_lm(tokenizer: Tokenizer, layers: int = 2) -> LanguageModel:
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.3,
     )
     return LanguageModel(Transformer(config), tokenizer)

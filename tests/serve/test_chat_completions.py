@@ -1,6 +1,7 @@
 """Chats through OpenAI's own client: every option, and that a stream says what a whole answer says."""
 
 import json
+import re
 
 import jsonschema
 import openai
@@ -214,3 +215,15 @@ def test_the_client_raises_its_own_errors(running):
     assert raised.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError):
         chat(running, messages=[{"role": "user", "content": "x" * 600}])
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"), [({"regex": "[a-c]{3}z"}, r"[a-c]{3}z"), ({"choices": ["yes", "no"]}, "yes|no")]
+)
+def test_an_answer_has_a_form_beyond_openais(running, form, expected):
+    assert re.fullmatch(expected, chat(running, seed=3, extra_body=form).choices[0].message.content)
+    texts = running.client().completions.create(
+        model="tiny", prompt=["ab", "cd"], n=2, seed=3, max_tokens=20, extra_body=form
+    )
+    assert len(texts.choices) == 4
+    assert all(re.fullmatch(expected, choice.text) for choice in texts.choices)

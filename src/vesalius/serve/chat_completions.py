@@ -10,9 +10,10 @@ from vesalius.infer.step import Step
 from vesalius.serve.answers import Answers, Piece, Told, logprob_entry, put_together
 from vesalius.serve.errors import dumps
 from vesalius.serve.exchange import DONE, error_event
-from vesalius.serve.prompting import Conversation, begin, messages_of
+from vesalius.serve.prompting import Conversation, begin
 from vesalius.serve.protocol.chat import ChatRequest
 from vesalius.serve.protocol.chat import Conversation as ConversationRequest
+from vesalius.serve.protocol.formats import form_of
 from vesalius.serve.protocol.messages import ToolChoice
 from vesalius.serve.protocol.sampling import check_bias
 from vesalius.serve.service import Served, Service
@@ -25,7 +26,8 @@ async def begin_chat(service: Service, body: ChatRequest) -> "ChatExchange":
     check_bias(body.logit_bias, served.lm.config.vocab_size)
     top = (body.top_logprobs or 0) if body.logprobs else 0
     limit = body.max_completion_tokens or body.max_tokens or served.context
-    params = body.params(served.lm.generation_defaults, max_tokens=limit, top_logprobs=top)
+    form = form_of(body.response_format)
+    params = body.params(served.lm.generation_defaults, max_tokens=limit, top_logprobs=top, **form)
     n = body.n or 1
     answers = await begin(service, served, conversation_of(body), params, n=n, patient=not body.stream)
     return ChatExchange(served, body, answers)
@@ -39,10 +41,9 @@ def conversation_of(body: ConversationRequest) -> Conversation:
         if body.reasoning_effort is not None:
             options.setdefault("reasoning_effort", body.reasoning_effort)
         choice = body.tool_choice
-        given["choice"] = (choice.function.name,) if isinstance(choice, ToolChoice) else choice or "auto"
+        given["choice"] = choice.model_dump() if isinstance(choice, ToolChoice) else choice
         given["parallel"] = body.parallel_tool_calls is not False
-        given["format"] = body.response_format
-    return Conversation(messages=messages_of(body.messages), tools=body.tools or (), options=options, **given)
+    return Conversation(messages=body.messages, tools=body.tools or (), options=options, **given)
 
 
 class ChatExchange:

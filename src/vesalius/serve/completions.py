@@ -14,12 +14,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from vesalius.infer.detokenize import Detokenizer
 from vesalius.infer.params import SamplingParams
-from vesalius.serve.answers import Answers, Piece, Usage, Writing, finite, put_together, token_bytes
+from vesalius.serve.answers import Answers, Piece, Usage, finite, put_together, token_bytes
 from vesalius.serve.errors import ApiError, dumps
 from vesalius.serve.exchange import DONE, error_event
-from vesalius.serve.prompting import note_prompt
+from vesalius.serve.prompting import compiled, note_prompt, plain_writings
 from vesalius.serve.protocol.completions import CompletionRequest, prompts_of
 from vesalius.serve.protocol.sampling import check_bias
 from vesalius.serve.service import Served, Service
@@ -218,7 +217,7 @@ async def _begin(service: Service, served: Served, body: CompletionRequest, prom
         served.lm.generation_defaults, max_tokens=limit, top_logprobs=body.logprobs or 0
     )
     n = body.n or 1
+    constraint = await compiled(served, params.constraint)
     patient = not body.stream and not params.stop
-    ticket = await service.generate(prompts, params, n=n, patient=patient)
-    writings = [Writing(i, Detokenizer(served.lm.tokenizer, params.stop), None) for i in range(n * len(prompts))]
-    return Answers(service, ticket, writings, n=n)
+    ticket = await service.generate(prompts, params, n=n, constraint=constraint, patient=patient)
+    return Answers(service, ticket, plain_writings(served, params, n * len(prompts)), n=n)

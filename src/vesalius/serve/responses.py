@@ -9,7 +9,8 @@ from typing import Any
 
 from vesalius.serve.answers import Answers, logprob_entry
 from vesalius.serve.errors import ApiError, as_api_error, dumps
-from vesalius.serve.prompting import Conversation, begin, messages_of
+from vesalius.serve.prompting import Conversation, begin
+from vesalius.serve.protocol.formats import form_of
 from vesalius.serve.protocol.responses import LOGPROBS, FlatChoice, ResponseRequest, messages_of_items, tools_of
 from vesalius.serve.protocol.sampling import sampling_params
 from vesalius.serve.response_items import Event, Items
@@ -28,6 +29,7 @@ async def begin_response(service: Service, body: ResponseRequest) -> "ResponseEx
         served.lm.generation_defaults,
         max_tokens=body.max_output_tokens or served.context,
         top_logprobs=top,
+        **form_of(body.text.format if body.text else None),
     )
     answers = await begin(service, served, _conversation(body), params, n=1, patient=not body.stream)
     told = {"temperature": params.temperature, "top_p": params.top_p if params.top_p is not None else 1.0}
@@ -123,11 +125,10 @@ def _conversation(body: ResponseRequest) -> Conversation:
     choice = body.tool_choice
     effort = body.reasoning.effort if body.reasoning else None
     return Conversation(
-        messages=messages_of(messages_of_items(body)),
+        messages=messages_of_items(body),
         tools=tools_of(body.tools),
-        choice=(choice.name,) if isinstance(choice, FlatChoice) else choice or "auto",
+        choice={"type": "function", "function": {"name": choice.name}} if isinstance(choice, FlatChoice) else choice,
         parallel=body.parallel_tool_calls is not False,
-        format=body.text.format if body.text else None,
         options={"reasoning_effort": effort} if effort else {},
     )
 

@@ -110,9 +110,14 @@ class Service:
     ) -> Ticket:
         """A ticket for n answers to each prompt, one prompt after another, which the engine has accepted. 429 where
         there is no room for them."""
+
+        def own() -> Constraint | None:
+            """One for each prompt: it goes on with what is written."""
+            return constraint.fork() if constraint is not None else None
+
         size = n * len(prompts)
         return await self._ask(
-            lambda engine: _add_all(engine, prompts, lambda ids: engine.add(ids, params, n=n, constraint=constraint)),
+            lambda engine: _add_all(engine, prompts, lambda ids: engine.add(ids, params, n=n, constraint=own())),
             size,
             patient=patient,
         )

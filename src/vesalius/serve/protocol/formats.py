@@ -43,3 +43,13 @@ class FlatSchemaFormat(Schema):
 
 ChatFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
 ResponseFormat = Annotated[TextFormat | ObjectFormat | FlatSchemaFormat, Field(discriminator="type")]
+
+
+def form_of(asked: TextFormat | ObjectFormat | SchemaFormat | FlatSchemaFormat | None) -> dict[str, Any]:
+    """A form as settings of `SamplingParams`; none where the text is free."""
+    match asked:
+        case SchemaFormat(json_schema=schema) | (FlatSchemaFormat() as schema):
+            return {"json_schema": schema.schema_}
+        case ObjectFormat():
+            return {"json_object": True}
+    return {}

@@ -1,10 +1,8 @@
-"""Messages and tools as OpenAI's chat API writes them, and as chat templates read them.
+"""Messages and tools as OpenAI's chat API writes them.
 
-Templates take a text for a content, so parts are joined; and arguments of a call as an object, where the API has them
-as a text that holds JSON.
+A content of several parts becomes one text; what else templates want is made in `tools/messages.py`.
 """
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,10 +23,10 @@ class ContentPart(Part):
 
 
 class CalledFunction(Part):
-    """Which function was called, and with what: JSON in a text."""
+    """Which function was called, and with what: JSON in a text, or what it says."""
 
     name: Name
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] = "{}"
 
 
 class Call(Part):
@@ -49,16 +47,9 @@ class Message(Part):
     tool_call_id: Name | None = None
     reasoning_content: str | None = None
 
-    def for_template(self, place: int) -> dict[str, Any]:
-        """The turn as a chat template reads it; `place` is for the error where it has more than text."""
-        message: dict[str, Any] = {"role": self.role, "content": text_of(self.content, place)}
-        for name in ("name", "tool_call_id", "reasoning_content"):
-            if (value := getattr(self, name)) is not None:
-                message[name] = value
-        if self.tool_calls:
-            message["tool_calls"] = [_for_template(call, place) for call in self.tool_calls]
-            message["content"] = message["content"] or ""
-        return message
+    def as_told(self, place: int) -> dict[str, Any]:
+        """The turn with its content as one text; `place` is for the error where it has more than text."""
+        return {**self.model_dump(exclude_none=True), "content": text_of(self.content, place)}
 
 
 class Function(Body):
@@ -103,18 +94,3 @@ def text_of(content: str | list[ContentPart] | None, place: int) -> str | None:
             )
         texts.append(text)
     return "".join(texts)
-
-
-def _for_template(call: Call, place: int) -> dict[str, Any]:
-    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments, place)}
-    return {"type": "function", "function": function} | ({"id": call.id} if call.id is not None else {})
-
-
-def _arguments(text: str, place: int) -> dict[str, Any]:
-    try:
-        arguments = json.loads(text or "{}")
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise ApiError(400, f"message {place}: arguments of a call are no JSON object", param="messages")
-    return arguments

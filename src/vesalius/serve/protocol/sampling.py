@@ -15,7 +15,17 @@ TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 TEMPERATURE = 1.0
 """OpenAI's, where neither the request nor the model's makers say one."""
 
-OURS = ("top_k", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_tokens")
+OURS = (
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_tokens",
+    "regex",
+    "grammar",
+    "choices",
+)
 SHARED = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "stop", *OURS)
 """Fields that are settings of `SamplingParams` under the same name."""
 
@@ -38,6 +48,9 @@ class Sampling(Body):
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
     min_tokens: int | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    choices: Annotated[list[str], Field(max_length=1024)] | None = None
     user: str | None = None
 
     def params(self, defaults: SamplingOptions, **more: Any) -> SamplingParams:
