@@ -163,6 +163,63 @@ def chat(
     chat_loop(lm, system=system, as_json=as_json, **settings)
 
 
+@app.command()
+def serve(
+    model: Model,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="VESALIUS_API_KEY", help="A key that requests must bring; may be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; its own name if not given.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other setting: max_running=16, max_queue=100, timeout=60, …"
+        ),
+    ] = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's API, and a page to chat with it."""
+    from vesalius.serve.options import read_options
+    from vesalius.serve.run import serve as serve_model
+
+    settings, options = read_options(changes or [], host=host, port=port, api_keys=tuple(api_key or ()))
+    serve_model(model, settings, options, name=name)
+
+
+@app.command()
+def batch(
+    model: Model,
+    source: Annotated[Path, typer.Argument(help="JSON lines: custom_id, method, url, body, as OpenAI's batches.")],
+    target: Annotated[Path, typer.Argument(help="File for the answers; one that was begun is gone on with.")],
+    name: Annotated[str | None, typer.Option(help="What requests call the model; its own name if not given.")] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, help="Requests at a time; twice max_running if not given.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the engine: max_running=16, …")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a file of requests."""
+    from vesalius.console.progress import stage_progress
+    from vesalius.serve.batch import Batch
+    from vesalius.serve.options import read_options
+    from vesalius.serve.run import batch as run
+
+    _, options = read_options(changes or [])
+    files = Batch.open(source, target)
+    with stage_progress("batch", files.total) as advance:
+        counts = run(model, files, options, name=name, in_flight=in_flight, on_progress=advance)
+    if as_json:
+        print(json.dumps(vars(counts)))
+    else:
+        print(f"{counts.total} requests, {counts.skipped} of them answered before, {counts.failed} refused: {target}")
+
+
 @app.command(name="eval")
 def evaluate(
     model: Model,

@@ -1,1 +1,1 @@
-"""The engine over HTTP, as OpenAI's API has it."""
+"""A model behind OpenAI's HTTP interface: chat, completions, embeddings, responses, and batches of them from a file."""

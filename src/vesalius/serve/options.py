@@ -1,0 +1,48 @@
+"""Settings of a server and its engine as they are typed: NAME=VALUE, the value as in TOML, or plain text."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from vesalius.core.errors import UserError, nearest
+from vesalius.infer.options import EngineOptions
+from vesalius.serve.settings import ServerSettings
+
+
+def read_options(changes: Iterable[str], **given: Any) -> tuple[ServerSettings, EngineOptions]:
+    """Defaults with changes such as "timeout=60" or "max_running=16", and with what is `given` for the server.
+
+    UserError for an unknown name, or a value that is none for it.
+
+    >>> read_options(["max_running=16"], port=9000)[1].max_running
+    16
+    """
+    values = dict(map(_pair, changes))
+    known = [field.name for kind in (ServerSettings, EngineOptions) for field in fields(kind)]
+    if unknown := next((name for name in values if name not in known), None):
+        raise UserError(f"unknown setting {unknown!r}, {nearest(unknown, known)}")
+    return ServerSettings(**_of(ServerSettings, values), **given), EngineOptions(**_of(EngineOptions, values))
+
+
+def _pair(change: str) -> tuple[str, Any]:
+    name, equals, text = (part.strip() for part in change.partition("="))
+    if not equals:
+        raise UserError(f"{change!r} is not of the form name=value, for example timeout=60")
+    try:
+        return name, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, None if text.lower() == "none" else text
+
+
+def _of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are fields of `kind`, as their types want them."""
+    types = get_type_hints(kind)
+    try:
+        return {name: TypeAdapter(types[name]).validate_python(values[name]) for name in values if name in types}
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = next(name for name in values if name in types and values[name] == wrong["input"])
+        raise UserError(f"{name} = {wrong['input']!r}: {wrong['msg']}") from error
