@@ -62,7 +62,7 @@ export class AnswerView {
     this.dissection?.mark(n);
     if (n === null) return this.note.hide();
     const place = `token ${n + 1} of ${this.tokens.length}`;
-    return this.note.show(this.tokens[n], place, from.place(n), this.body.getBoundingClientRect());
+    return this.note.show(this.tokens[n], place, () => from.place(n), this.body);
   }
 
   /** Opens the dissection at a token. @param {number} n */
@@ -94,7 +94,7 @@ export class AnswerView {
     const { tokens = 0, first = 0, seconds = 0 } = this.turn.stats ?? {};
     const figures = [];
     if (tokens) figures.push([tokens.toLocaleString("en"), tokens === 1 ? "token" : "tokens"]);
-    if (tokens > 1 && seconds > 0) figures.push([((tokens - 1) / seconds).toPrecision(3), "tokens/s"]);
+    if (tokens > 1 && seconds > 0) figures.push([rate((tokens - 1) / seconds), "tokens/s"]);
     if (first) figures.push([`${first.toFixed(2)} s`, "to the first"]);
     if (this.tokens.length) figures.push([meanBits(this.tokens).toFixed(2), "bits per token"]);
     return el("p", { class: "figures" }, ...figures.map(([value, name]) => el("span", {}, el("b", {}, value), ` ${name}`)));
@@ -120,6 +120,11 @@ export class AnswerView {
     this.toggle();
     this.foot.querySelector(".main").focus();
   }
+}
+
+/** Three figures, and never an exponent. @param {number} perSecond */
+function rate(perSecond) {
+  return perSecond >= 100 ? Math.round(perSecond).toLocaleString("en") : perSecond.toPrecision(3);
 }
 
 function legend() {

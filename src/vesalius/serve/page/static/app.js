@@ -58,6 +58,7 @@ async function main() {
   prepareKeys(chat, note, begin);
   prepareExport(chat);
   byId("new").addEventListener("click", begin);
+  if (navigator.platform.startsWith("Mac")) byId("new-key").textContent = "⌘ K";
   await chat.load(sessionStorage.getItem(OPEN) ?? "");
   await loadModels(models, api, toast);
   refresh();

@@ -17,11 +17,12 @@ const SQL = `select from where and or not in is null as join left right inner ou
 const SHELL = `if then else elif fi for in do done while until case esac function return export local echo cd exit set
   source sudo`.split(/\s+/);
 
+const END = String.raw`(?![\s\S])`; // of the whole code: $ is the end of a line here
 const STRING = String.raw`"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'`;
 const HASH = String.raw`#.*`;
-const SLASHES = String.raw`\/\/.*|\/\*[\s\S]*?(?:\*\/|$)`;
+const SLASHES = String.raw`\/\/.*|\/\*[\s\S]*?(?:\*\/|${END})`;
 const DASHES = String.raw`--.*`;
-const TRIPLE = String.raw`"""[\s\S]*?(?:"""|$)|'''[\s\S]*?(?:'''|$)`;
+const TRIPLE = String.raw`"""[\s\S]*?(?:"""|${END})|'''[\s\S]*?(?:'''|${END})`;
 const TICKS = String.raw`\x60(?:[^\x60\\]|\\.)*\x60`;
 
 /** @type {[string, string, string, string[], boolean?][]} languages, comments, texts, keywords, whether case is ignored */

@@ -2,22 +2,24 @@
 // and bare web addresses.
 //
 // The text becomes a list of DOM nodes and delimiter runs in one pass; a second pass pairs the runs (the algorithm of
-// CommonMark's appendix). Images are shown as links: the page loads nothing from elsewhere. Left out: HTML, entities and
-// reference links, which stay the text they are; only <br> is obeyed, since models write it into tables.
+// CommonMark's appendix). Images are shown as links: the page loads nothing from elsewhere. Left out: HTML, reference links
+// and all but a few entities, which stay the text they are; only <br> is obeyed, since models write it into tables.
 
 import { el } from "./dom.js";
 
 const SCHEMES = /^(https?:\/\/|mailto:)/i;
 const PUNCTUATION = /[!-/:-@[-`{-~\p{P}\p{S}]/u;
-const PLAIN = /[^\\`*_~[\]!<\nh]+/y;
+const PLAIN = /[^\\`*_~[\]!<&\nh]+/y;
 const CODE = /`+/y;
 const ADDRESS = /https?:\/\/[^\s<]*[^\s<?!.,:;*_~'")\]]/iy;
 const AUTOLINK = /<((?:https?:\/\/|mailto:)[^\s<>]*)>/iy;
 const BREAK = /<br\s*\/?>/iy;
+const ENTITY = /&(?:#(\d{1,7})|#x([\da-f]{1,6})|(amp|lt|gt|quot|nbsp|copy|mdash|ndash|hellip|times|middot));/iy;
+const NAMED = { amp: "&", lt: "<", gt: ">", quot: '"', nbsp: "\u00a0", copy: "©", mdash: "—", ndash: "–", hellip: "…", times: "×", middot: "·" };
 const TARGET = /\(\s*(?:<([^<>\n]*)>|((?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))(?:\s+(?:"[^"]*"|'[^']*'|\([^()]*\)))?\s*\)/y;
 
 /**
- * A run of * _ or ~ whose meaning is still open.
+ * A run of * _ or ~, or a [ or ![, whose meaning is still open.
  * @typedef {{mark: string, count: number, length: number, opens: boolean, closes: boolean}} Run
  * @typedef {Node | Run} Part
  */
@@ -30,7 +32,7 @@ const TARGET = /\(\s*(?:<([^<>\n]*)>|((?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*)
 export function inline(text) {
   /** @type {Part[]} */
   const parts = [];
-  /** @type {{at: number, from: number}[]} */
+  /** @type {number[]} places of the [ that may begin a link */
   const brackets = [];
   let at = 0;
   while (at < text.length) at = step(text, at, parts, brackets);
@@ -46,9 +48,11 @@ function step(text, at, parts, brackets) {
   if (char === "\n") return lineEnd(text, at, parts);
   if (char === "<") return angle(text, at, parts);
   if (char === "[" || (char === "!" && text[at + 1] === "[")) {
-    brackets.push({ at: parts.length, from: at });
-    return say(parts, char === "[" ? "[" : "![", at);
+    const mark = char === "[" ? "[" : "![";
+    brackets.push(parts.length);
+    return push(parts, { mark, count: 1, length: 1, opens: false, closes: false }, at + mark.length);
   }
+  if (char === "&") return entity(text, at, parts);
   if (char === "]") return closing(text, at, parts, brackets);
   if (char === "h") {
     const found = !/\w/.test(text[at - 1] ?? "") && match(ADDRESS, text, at);
@@ -72,7 +76,7 @@ function push(parts, node, next) {
 /** Adds text, joined to the text before it. */
 function say(parts, words, at) {
   const last = parts.at(-1);
-  if (last instanceof Text && !words.startsWith("[") && !words.startsWith("![")) last.data += words;
+  if (last instanceof Text) last.data += words;
   else parts.push(document.createTextNode(words));
   return at + words.length;
 }
@@ -116,14 +120,24 @@ function angle(text, at, parts) {
   return broken ? push(parts, el("br"), at + broken[0].length) : say(parts, "<", at);
 }
 
+function entity(text, at, parts) {
+  const found = match(ENTITY, text, at);
+  if (!found) return say(parts, "&", at);
+  const [whole, decimal, hexadecimal, name] = found;
+  const code = Number.parseInt(decimal ?? hexadecimal, decimal ? 10 : 16);
+  const valid = code > 0 && code <= 0x10ffff && !(code >= 0xd800 && code < 0xe000);
+  say(parts, name ? (NAMED[name] ?? whole) : valid ? String.fromCodePoint(code) : "\ufffd", at);
+  return at + whole.length;
+}
+
 /** A ] that may end a link: what stood since its [ becomes the link's text, if the address is one we follow. */
 function closing(text, at, parts, brackets) {
   const opening = brackets.pop();
-  const target = opening && match(TARGET, text, at + 1);
+  const target = opening !== undefined && match(TARGET, text, at + 1);
   const address = target && (target[1] ?? target[2]).replace(/\\([!-/:-@[-`{-~])/g, "$1");
   if (!target || !SCHEMES.test(address)) return say(parts, "]", at);
-  const inside = parts.splice(opening.at).slice(1);
-  const image = parts.length === opening.at && text[opening.from] === "!";
+  const [{ mark }, ...inside] = parts.splice(opening);
+  const image = mark === "![";
   const words = paired(inside);
   parts.push(link(address, words.length ? words : [document.createTextNode(image ? "image" : address)]));
   if (!image) brackets.length = 0; // links hold no links
@@ -190,7 +204,7 @@ function findOpener(done, closer, bottom) {
   for (let n = done.length - 2; n >= bottom; n -= 1) {
     const run = done[n];
     if (run instanceof Node || run.mark !== closer.mark || !run.opens || !run.count) continue;
-    if (closer.mark === "~" && run.length !== closer.length) continue;
+    if (closer.mark === "~" && (run.length !== closer.length || run.length > 2)) continue;
     const both = (run.closes || closer.opens) && (run.length + closer.length) % 3 === 0;
     if (closer.mark !== "~" && both && (run.length % 3 || closer.length % 3)) continue;
     return n;

@@ -79,7 +79,7 @@ function block(lines, depth) {
 }
 
 /** Whether a line ends a paragraph before it. A list counts only from 1, so that a year at a line's start does not. */
-function interrupts(line, next, depth) {
+function interrupts(line, next) {
   const item = ITEM.exec(line);
   const begins = item && item[1].length < 4 && /^([-*+]|1[.)])$/.test(item[2]);
   return (
@@ -117,7 +117,7 @@ function quote(lines, depth) {
   const inside = [];
   for (const [n, line] of lines.entries()) {
     const marked = QUOTE.test(line);
-    const goesOn = inside.length && !isBlank(inside.at(-1)) && !isBlank(line) && !interrupts(line, lines[n + 1], depth);
+    const goesOn = inside.length && !isBlank(inside.at(-1)) && !isBlank(line) && !interrupts(line, lines[n + 1]);
     if (!marked && !goesOn) break;
     inside.push(line.replace(QUOTE, ""));
   }
@@ -133,7 +133,7 @@ function list(lines, depth) {
   while (at < lines.length) {
     const begin = ITEM.exec(lines[at]);
     if (!begin || begin[2].at(-1) !== mark.at(-1) || begin[1].length > margin.length + 1 || RULE.test(lines[at])) break;
-    const { inside, taken } = item(lines.slice(at), begin, depth);
+    const { inside, taken } = item(lines.slice(at), begin);
     at += taken;
     const found = read(inside, depth + 1);
     const gap = isBlank(lines[at - 1]) && ITEM.exec(lines[at] ?? "")?.[2].at(-1) === mark.at(-1);
@@ -146,7 +146,7 @@ function list(lines, depth) {
 }
 
 /** The lines of the item that begins here, without its indent, and how many lines it takes with blank ones after it. */
-function item(lines, [whole, margin, , gap], depth) {
+function item(lines, [whole, margin, , gap]) {
   const width = gap.length > 4 ? whole.length - gap.length + 1 : whole.length;
   const inside = [lines[0].slice(width)];
   let at = 1;
@@ -154,7 +154,7 @@ function item(lines, [whole, margin, , gap], depth) {
     const line = lines[at];
     const indent = line.length - line.trimStart().length;
     const nested = ITEM.test(line) && indent >= margin.length + 2;
-    const goesOn = !isBlank(lines[at - 1]) && !interrupts(line, lines[at + 1], depth) && !ITEM.test(line);
+    const goesOn = !isBlank(lines[at - 1]) && !interrupts(line, lines[at + 1]) && !ITEM.test(line);
     if (!isBlank(line) && indent < width && !nested && !goesOn) break;
     inside.push(line.slice(Math.min(indent, width)));
   }
@@ -184,7 +184,8 @@ function table(lines) {
     return cell.startsWith(":") ? "left" : undefined;
   });
   let end = 2;
-  while (end < lines.length && !isBlank(lines[end]) && !interrupts(lines[end], undefined, 0)) end += 1;
+  const goesOn = (line) => !isBlank(line) && !INDENTED.test(line) && !interrupts(line, undefined);
+  while (end < lines.length && goesOn(lines[end])) end += 1;
   const row = (line, tag) => {
     const given = cells(line);
     return el("tr", {}, ...sides.map((side, n) => el(tag, { class: side }, ...inline(given[n] ?? ""))));
@@ -196,7 +197,7 @@ function table(lines) {
 
 function paragraph(lines) {
   let end = 1;
-  while (end < lines.length && !isBlank(lines[end]) && !interrupts(lines[end], lines[end + 1], 0)) end += 1;
+  while (end < lines.length && !isBlank(lines[end]) && !interrupts(lines[end], lines[end + 1])) end += 1;
   const text = lines.slice(0, end).map((line) => line.trimStart()).join("\n").trimEnd();
   return { node: el("p", {}, ...inline(text)), lines: end };
 }

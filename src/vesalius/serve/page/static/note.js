@@ -4,44 +4,61 @@
 import { byId, el } from "./dom.js";
 import { bits, inSigns, percent, rank } from "./surprise.js";
 
-const MARGIN = 232; // the room that the note takes beside the text
+const GAP = 24; // px between the text and a note in the margin
+const NARROWEST = 184;
+const WIDEST = 248;
 const PHONE = 640;
 
 export class Note {
   constructor() {
     this.box = byId("note");
     this.leader = byId("leader");
+    this.move = () => undefined;
   }
 
   /**
    * @param {import("./surprise.js").Token} token
    * @param {string} place which token of how many
-   * @param {DOMRect} anchor where the token is
-   * @param {DOMRect} column the text it stands in
+   * @param {() => DOMRect} anchor where the token is at the moment
+   * @param {HTMLElement} column the text it stands in
    */
   show(token, place, anchor, column) {
     this.box.replaceChildren(...contents(token, place));
-    this.box.hidden = false;
-    if (innerWidth < PHONE) this.dock();
-    else if (innerWidth - column.right > MARGIN + 16) this.inMargin(anchor, column);
-    else this.beside(anchor);
+    this.move = () => this.settle(anchor(), column.getBoundingClientRect());
+    this.move();
+  }
+
+  /** Follows a token that moved, as when the page was scrolled; a token out of sight has no note. */
+  follow() {
+    if (!this.box.hidden) this.move();
   }
 
   hide() {
     this.box.hidden = this.leader.hidden = true;
   }
 
+  /** @param {DOMRect} anchor @param {DOMRect} column */
+  settle(anchor, column) {
+    const { top, bottom } = byId("thread").getBoundingClientRect();
+    if (anchor.bottom < top || anchor.top > bottom) return this.hide();
+    this.box.hidden = false;
+    if (innerWidth < PHONE) return this.dock();
+    if (innerWidth - column.right > GAP + NARROWEST + GAP / 2) return this.inMargin(anchor, column);
+    return this.beside(anchor);
+  }
+
   dock() {
     this.box.className = "docked";
     this.leader.hidden = true;
-    this.box.style.left = this.box.style.top = "";
+    this.box.style.left = this.box.style.top = this.box.style.width = "";
     this.box.style.bottom = `${innerHeight - byId("composer").getBoundingClientRect().top}px`;
   }
 
   /** @param {DOMRect} anchor @param {DOMRect} column */
   inMargin(anchor, column) {
     this.box.className = "margin";
-    const left = column.right + 24;
+    const left = column.right + GAP;
+    this.box.style.width = `${Math.min(WIDEST, innerWidth - left - GAP / 2)}px`;
     this.place(left, Math.min(anchor.bottom - 1, innerHeight - this.box.offsetHeight - 12));
     this.leader.hidden = false;
     this.leader.style.left = `${anchor.left}px`;
@@ -52,6 +69,7 @@ export class Note {
   /** @param {DOMRect} anchor */
   beside(anchor) {
     this.box.className = "floating";
+    this.box.style.width = "";
     this.leader.hidden = true;
     const { offsetWidth: width, offsetHeight: height } = this.box;
     const below = anchor.bottom + 8;

@@ -8,9 +8,9 @@ import { bits, level, meanBits, mostSurprising, inSigns } from "./surprise.js";
 
 /** @typedef {import("./surprise.js").Token} Token */
 
-const HEIGHT = 22;
+const HEIGHT = 26;
 const WIDEST = 8;
-const MOST = 10; // bits at full height
+const MOST = 8; // bits at full height
 const DEPTHS = [0, 0.34, 0.55, 0.78, 1]; // of the accent, by level; level 0 is grey
 
 export class Strip {

@@ -31,16 +31,17 @@ export class Thread {
     this.nextDrawing = 0;
     this.scroller.addEventListener("scroll", () => this.scrolled());
     this.latest.addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.following && this.toEnd()).observe(this.home);
+    new ResizeObserver(() => this.following && this.chat.current.nodes.length && this.toEnd()).observe(this.home);
   }
 
-  /** Shows the conversation that is open, from its beginning or, if it was on the screen already, where it was. */
+  /** Shows the conversation that is open, at its end. */
   show() {
     const shown = path(this.chat.current);
     this.note.hide();
     const turns = shown.map((turn) => this.view(turn).element);
     this.home.replaceChildren(...(turns.length ? turns : [this.blank()]));
-    this.toEnd();
+    if (turns.length) this.toEnd();
+    else this.scroller.scrollTop = 0;
   }
 
   /** @param {Turn} turn */
@@ -76,7 +77,7 @@ export class Thread {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     this.following = scrollHeight - scrollTop - clientHeight < NEAR;
     this.latest.hidden = this.following;
-    this.note.hide();
+    this.note.follow();
   }
 
   toEnd() {
