@@ -63,6 +63,10 @@ class FakeServer:
     _resumed: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
 
+    def reset(self) -> None:
+        """As new, at the same address."""
+        vars(self).update(vars(FakeServer(url=self.url)))
+
     def resume(self) -> None:
         """Lets the answers that pause go on."""
         assert self._loop is not None

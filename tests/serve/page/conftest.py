@@ -22,10 +22,16 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[FakeServer]:
     with running(FakeServer()) as server:
         yield server
+
+
+@pytest.fixture
+def server(running_server: FakeServer) -> FakeServer:
+    running_server.reset()
+    return running_server
 
 
 @pytest.fixture

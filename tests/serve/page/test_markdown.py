@@ -7,7 +7,7 @@ from html import escape
 from html.parser import HTMLParser
 
 import pytest
-from fake_chat_server import FakeServer, running
+from fake_chat_server import FakeServer
 from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, Page
 
@@ -45,13 +45,12 @@ DOCUMENTS = {
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
+def page(browser: Browser, running_server: FakeServer) -> Iterator[Page]:
     """One page for all: it is only a place to call the functions in."""
-    with running(FakeServer()) as server:
-        page = browser.new_page()
-        page.goto(server.url)
-        yield page
-        page.close()
+    page = browser.new_page()
+    page.goto(running_server.url)
+    yield page
+    page.close()
 
 
 class Canonical(HTMLParser):

@@ -28,6 +28,7 @@ export class Thread {
     /** @type {Map<string, AnswerView | QuestionView>} */
     this.views = new Map();
     this.following = true;
+    this.top = 0; // how far down it was
     this.nextDrawing = 0;
     this.scroller.addEventListener("scroll", () => this.scrolled());
     this.latest.addEventListener("click", () => this.toEnd());
@@ -75,7 +76,9 @@ export class Thread {
 
   scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    this.following = scrollHeight - scrollTop - clientHeight < NEAR;
+    const near = scrollHeight - scrollTop - clientHeight < NEAR;
+    if (near || scrollTop < this.top) this.following = near; // text that grew below is no sign that the reader left
+    this.top = scrollTop;
     this.latest.hidden = this.following;
     this.note.follow();
   }
