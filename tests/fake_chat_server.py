@@ -58,6 +58,7 @@ class FakeServer:
     pause_after: int | None = None
     break_after: int | None = None
     with_logprobs: bool = True
+    thoughts: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
     _resumed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,6 +87,8 @@ class FakeServer:
         self._loop = asyncio.get_running_loop()
         answer = self.answer(body["messages"][-1]["content"])
         try:
+            if self.thoughts:
+                yield event(chunk({"reasoning_content": self.thoughts}, None))
             for n, token in enumerate(answer):
                 if n == self.pause_after:
                     await self._resumed.wait()

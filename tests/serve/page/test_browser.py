@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("is_quiet")
 
 @pytest.fixture
 def is_quiet(complaints: list[str], request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test ends without a message on the console; the browser's own about a server that fails is expected there."""
+    """Every test ends without a message on the console; only of a server that fails the browser itself may tell."""
     yield
     if "failing" in request.fixturenames:
         assert all(complaint.startswith("Failed to load resource") for complaint in complaints)
@@ -30,7 +30,8 @@ INKED = """canvas => {
   const { width, height } = canvas;
   const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   pen.drawImage(canvas, 0, 0);
-  return [0, 3].map((n) => pen.getImageData(n * 8 + 2, 0, 1, height).data.filter((value, at) => at % 4 === 3 && value).length);
+  const column = (n) => pen.getImageData(n * 8 + 2, 0, 1, height).data;
+  return [0, 3].map((n) => column(n).filter((value, at) => at % 4 === 3 && value).length);
 }"""  # how many pixels of the first and the fourth cell of a strip are drawn
 
 
@@ -61,7 +62,9 @@ def test_answer_is_drawn_with_its_figures(page: Page, server: FakeServer) -> Non
     expect(page.locator("#use")).to_have_text(f"{21 + count} of 2,048 tokens of context")
 
 
-def test_request_asks_for_logprobs_and_usage_and_sends_no_setting_that_nobody_made(page: Page, server: FakeServer) -> None:
+def test_request_asks_for_logprobs_and_usage_and_sends_no_setting_that_nobody_made(
+    page: Page, server: FakeServer
+) -> None:
     ask(page, "Hello")
     assert server.requests == [
         {
@@ -337,7 +340,9 @@ def test_hostile_answer_and_question_stay_text(page: Page, server: FakeServer) -
 
 
 def test_policy_stops_what_would_slip_in(page: Page, complaints: list[str]) -> None:
-    page.evaluate("document.body.append(Object.assign(document.createElement('img'), {src: 'https://example.org/x.png'}))")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('img'), {src: 'https://example.org/x.png'}))"
+    )
     refused = page.evaluate("(() => { try { document.body.innerHTML = '<b>'; return false } catch { return true } })()")
     assert refused
     expect(page.locator("#draft")).to_be_visible()
@@ -413,8 +418,8 @@ def test_focus_is_always_seen(page: Page) -> None:
         seen = page.evaluate(
             """() => {
               const style = getComputedStyle(document.activeElement);
-              const field = document.activeElement.id === "draft";
-              return document.activeElement === document.body || field || (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2);
+              const elsewhere = document.activeElement === document.body || document.activeElement.id === "draft";
+              return elsewhere || (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2);
             }"""
         )
         assert seen, page.evaluate("document.activeElement.outerHTML.slice(0, 120)")
@@ -446,10 +451,15 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1024, 1280, 1600])
 def test_nothing_runs_over_the_edge(page: Page, server: FakeServer, width: int) -> None:
-    server.answers["Wide"] = f"| {'a | ' * 20}\n| {'-|' * 20}\n| {'word | ' * 20}\n\n```\n{'x' * 400}\n```\n\n{'y' * 300}"
+    server.answers["Wide"] = (
+        f"| {'a | ' * 20}\n| {'-|' * 20}\n| {'word | ' * 20}\n\n```\n{'x' * 400}\n```\n\n{'y' * 300}"
+    )
     page.set_viewport_size({"width": width, "height": 800})
     answer = ask(page, "Wide")
-    scroll = "[document.documentElement.scrollWidth, document.getElementById('thread').scrollWidth - document.getElementById('thread').clientWidth]"
+    scroll = """() => {
+      const thread = document.getElementById("thread");
+      return [document.documentElement.scrollWidth, thread.scrollWidth - thread.clientWidth];
+    }"""
     assert page.evaluate(scroll) == [width, 0]
     dissect(answer).nth(3).hover()
     note = page.get_by_role("tooltip").bounding_box()
@@ -541,7 +551,9 @@ def test_declined_key_leaves_a_way_to_try_again(page: Page, server: FakeServer) 
         (503, {}, "max_tokens = 0, expected a whole number from 1"),
     ],
 )
-def test_refusals_are_told_and_tried_again(page: Page, server: FakeServer, status: int, headers: dict[str, str], words: str) -> None:
+def test_refusals_are_told_and_tried_again(
+    page: Page, server: FakeServer, status: int, headers: dict[str, str], words: str
+) -> None:
     server.refuse(status, "max_tokens = 0, expected a whole number from 1", **headers)
     answer = ask(page, "Hello")
     expect(answer.get_by_role("alert")).to_have_text(words)
@@ -574,6 +586,17 @@ def test_server_without_logprobs_has_no_dissection(page: Page, server: FakeServe
     expect(answer.locator(".prose")).to_have_text("You said: Hello")
     expect(answer.get_by_role("button", name="Dissect")).to_be_hidden()
     expect(answer.locator("canvas")).to_be_hidden()
+
+
+def test_thoughts_are_folded_away_from_the_answer(page: Page, server: FakeServer) -> None:
+    server.thoughts = "Let me see.\nA greeting."
+    answer = ask(page, "Hello")
+    expect(answer.locator(".prose")).to_have_text("You said: Hello")
+    expect(answer.locator(".thoughts p")).to_be_hidden()
+    answer.get_by_text("Thoughts").click()
+    expect(answer.locator(".thoughts p")).to_have_text("Let me see.\nA greeting.")
+    ask(page, "Go on")
+    assert server.requests[1]["messages"][1] == {"role": "assistant", "content": "You said: Hello"}
 
 
 def test_choice_of_models_is_offered_sent_and_kept(context: BrowserContext, server: FakeServer) -> None:
@@ -614,17 +637,22 @@ def test_only_so_many_conversations_are_kept(page: Page) -> None:
           const { Store } = await import("/page/store.js");
           const store = await Store.open();
           const writing = (stores) => {
-            for (let n = 0; n < 500; n += 1) stores("conversations").put({ id: `c${n}`, title: `${n}`, updated: n, nodes: [], chosen: {} });
+            const one = { title: "One", updated: 0, nodes: [], chosen: {} };
+            for (let n = 0; n < 500; n += 1) stores("conversations").put({ ...one, id: `c${n}` });
           };
           await store.write(writing);
         }"""
     )
     ask(page, "One more")
-    expect(page.get_by_role("status").filter(has_text="500")).to_contain_text("This browser keeps 500 conversations. Delete one to keep this one too.")
+    expect(page.get_by_role("status").filter(has_text="500")).to_contain_text(
+        "This browser keeps 500 conversations. Delete one to keep this one too."
+    )
 
 
 def test_long_answer_is_followed_to_its_end(page: Page, server: FakeServer) -> None:
-    server.answers["Long"] = "\n\n".join(f"Paragraph {n} says **something** of `{n}`, and then it ends." for n in range(330))
+    server.answers["Long"] = "\n\n".join(
+        f"Paragraph {n} says **something** of `{n}`, and then it ends." for n in range(330)
+    )
     answer = ask(page, "Long")
     expect(answer.locator(".prose p")).to_have_count(330)
     assert len(entries(server.answers["Long"])) > 4900

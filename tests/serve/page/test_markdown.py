@@ -131,15 +131,15 @@ LINKS = ["[c", "](mailto:a)", "]", "](", "`", "*d* ", "**e**", "a", " ", "\\", "
 def test_marks_in_any_order_read_as_the_library_reads_them(page: Page, pieces: list[str]) -> None:
     chance = random.Random(1543)
     texts = ["x" + "".join(chance.choices(pieces, k=chance.randint(2, 14))) + "x" for _ in range(3000)]
-    # Left out: an item without words, which we leave as it is, and blanks after a backslash, which the library gets wrong.
+    # Left out: an item without words, which we leave as it is; blanks after a backslash, which the library gets wrong.
     texts = [text for text in texts if not re.search(r"^[ *]+$|\\ ", text, re.MULTILINE)]
     assert differences(page, texts) == []
 
 
 def test_blocks_in_any_order_read_as_the_library_reads_them(page: Page) -> None:
     chance = random.Random(1555)
-    lines = ["text", "more *text*", "", "", "# head", "- item", "- other", "  deeper", "   - inner", "1. first", "> said",
-             "```", "***", "\n| a | b |\n|---|---|\n| c | d |", "    four"]  # fmt: skip
+    lines = ["text", "more *text*", "", "", "# head", "- item", "- other", "  deeper", "   - inner", "1. first",
+             "> said", "```", "***", "\n| a | b |\n|---|---|\n| c | d |", "    four"]  # fmt: skip
     texts = ["\n".join(chance.choices(lines, k=chance.randint(2, 9))) for _ in range(1500)]
     assert differences(page, texts) == []
 
@@ -204,7 +204,22 @@ def test_only_the_last_block_is_drawn_anew(page: Page) -> None:
 def test_hostile_text_stays_text(page: Page, text: str) -> None:
     html = drawn(page, [text])[0]
     tags = set(re.findall(r"<([a-z0-9]+)", html))
-    assert tags <= {"p", "code", "pre", "figure", "figcaption", "span", "button", "table", "thead", "tbody", "tr", "th", "td", "div"}
+    assert tags <= {
+        "p",
+        "code",
+        "pre",
+        "figure",
+        "figcaption",
+        "span",
+        "button",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "div",
+    }
     assert not re.search(r"<[^>]*\b(on\w+|src|href|style|srcdoc)=", html)
 
 
@@ -218,7 +233,15 @@ def test_links_open_elsewhere_and_tell_nothing(page: Page) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [">" * 20_000, "- " * 20_000 + "a", "*a " * 20_000, "[" * 20_000, "`" * 5000 + "a", "**" * 20_000 + "a", "|a" * 5000 + "\n" + "|-" * 5000],
+    [
+        ">" * 20_000,
+        "- " * 20_000 + "a",
+        "*a " * 20_000,
+        "[" * 20_000,
+        "`" * 5000 + "a",
+        "**" * 20_000 + "a",
+        "|a" * 5000 + "\n" + "|-" * 5000,
+    ],
     ids=["quotes", "lists", "emphasis", "brackets", "ticks", "marks", "cells"],
 )
 def test_endless_marks_are_drawn_at_once(page: Page, text: str) -> None:
@@ -235,7 +258,7 @@ def test_endless_marks_are_drawn_at_once(page: Page, text: str) -> None:
 
 
 def test_code_is_coloured_and_unchanged(page: Page) -> None:
-    code = 'def f(x: int) -> str:\n    # a "comment"\n    return "text # no comment" + \'\'\'a\nb\'\'\' if x > 1.5e3 else None'
+    code = "def f(x: int) -> str:\n    # a \"comment\"\n    return \"text # no comment\" + '''a\nb''' if x > 1.5e3"
     html = drawn(page, [f"```python\n{code}\n```"])[0]
     spans = re.findall(r'<span class="(\w+)">(.*?)</span>', html, re.DOTALL)
     assert ("comment", '# a "comment"') in spans

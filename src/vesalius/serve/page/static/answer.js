@@ -31,7 +31,10 @@ export class AnswerView {
     this.prose = el("div", { class: "prose" });
     this.growing = new Growing(this.prose);
     this.strip = new Strip(tokens, (n) => this.point(n, this.strip), (n) => this.pick(n));
-    this.body = el("div", { class: "body" }, this.prose);
+    this.thoughts = el("p");
+    const folded = el("details", { class: "thoughts", hidden: true }, el("summary", {}, "Thoughts"), this.thoughts);
+    this.reading = el("div", {}, folded, this.prose);
+    this.body = el("div", { class: "body" }, this.reading);
     this.foot = el("footer");
     this.element = el("article", { class: "answer", "aria-label": "Answer" }, this.body, this.strip.element, this.foot);
     this.dissection = null;
@@ -42,6 +45,8 @@ export class AnswerView {
   grow() {
     if (this.dissection) this.dissection.grow();
     else this.growing.show(this.turn.content);
+    this.thoughts.textContent = this.turn.thoughts ?? "";
+    this.thoughts.parentElement.hidden = !this.turn.thoughts;
     this.strip.element.hidden = !this.tokens.length;
     this.strip.draw();
   }
@@ -75,7 +80,7 @@ export class AnswerView {
     this.note.hide();
     if (this.dissection) {
       this.dissection = null;
-      this.body.replaceChildren(this.prose);
+      this.body.replaceChildren(this.reading);
     } else {
       this.dissection = new Dissection(this.tokens, (n) => this.point(n, this.dissection));
       this.body.replaceChildren(this.dissection.element, legend());

@@ -9,6 +9,7 @@
  * @property {string | null} parent the message before it
  * @property {"user" | "assistant"} role
  * @property {string} content
+ * @property {string} [thoughts] what a model that thinks wrote before its answer
  * @property {string} [model]
  * @property {"stop" | "length" | "stopped" | "failed" | null} [finish] null while it is being written
  * @property {string} [error]

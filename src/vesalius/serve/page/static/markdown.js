@@ -87,7 +87,9 @@ function interrupts(line, next) {
   );
 }
 
-function fenced(lines, [, indent, fence, info]) {
+/** @param {string[]} lines @param {RegExpExecArray} found by FENCE @returns {Block} */
+function fenced(lines, found) {
+  const [, indent, fence, info] = found;
   const ending = new RegExp(`^ {0,3}\\${fence[0]}{${fence.length},}\\s*$`);
   let end = 1;
   while (end < lines.length && !ending.test(lines[end])) end += 1;
@@ -145,7 +147,10 @@ function list(lines, depth) {
   return { node: el(ordered ? "ol" : "ul", { start }, ...children), lines: at };
 }
 
-/** The lines of the item that begins here, without its indent, and how many lines it takes with blank ones after it. */
+/**
+ * The lines of the item that begins here, without its indent, and how many lines it takes with blank ones after it.
+ * @param {string[]} lines @param {string[]} found by ITEM
+ */
 function item(lines, [whole, margin, , gap]) {
   const width = gap.length > 4 ? whole.length - gap.length + 1 : whole.length;
   const inside = [lines[0].slice(width)];

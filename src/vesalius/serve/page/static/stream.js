@@ -20,13 +20,14 @@ export async function* events(body) {
 
 /** @param {ReadableStream<Uint8Array>} body */
 async function* lines(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
-      const parts = (rest + value).split("\n");
+      const parts = (rest + decoder.decode(value, { stream: true })).split("\n");
       rest = parts.pop() ?? "";
       for (const part of parts) yield part.endsWith("\r") ? part.slice(0, -1) : part;
     }

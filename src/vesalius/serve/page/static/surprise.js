@@ -6,7 +6,7 @@
  * @typedef {[text: string, logprob: number, rivals: [text: string, logprob: number][]]} Token
  */
 
-/** The same steps as in the run's report: from hardly a surprise to a great one. */
+/** @type {[number, string][]} The same steps as in the run's report: from hardly a surprise to a great one. */
 export const LEVELS = [
   [0.8, "80\u202f% and more"],
   [0.5, "50 to 80\u202f%"],

@@ -33,12 +33,14 @@ export async function write(chunks, turn, tokens, signal, grown) {
 /** @param {any} choice @param {Turn} turn */
 function take(choice, turn, tokens, times) {
   const entries = choice.logprobs?.content ?? [];
-  if (choice.delta?.content || entries.length) {
+  const { content = "", reasoning_content: thoughts } = choice.delta ?? {};
+  if (content || thoughts || entries.length) {
     times.last = performance.now();
     times.first ||= times.last;
     times.pieces += 1;
   }
-  turn.content += choice.delta?.content ?? "";
+  turn.content += content ?? "";
+  if (thoughts) turn.thoughts = (turn.thoughts ?? "") + thoughts;
   tokens.push(...entries.map(token));
   if (choice.finish_reason) turn.finish = choice.finish_reason;
 }
