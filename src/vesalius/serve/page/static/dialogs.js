@@ -53,7 +53,8 @@ export class Toast {
     clearTimeout(this.timer);
     const hide = () => this.element.replaceChildren();
     const button = label && act && word(label, () => (hide(), act()));
-    this.element.replaceChildren(el("div", {}, el("span", {}, message), ...(button ? [button] : []), word("×", hide, { "aria-label": "Dismiss" })));
+    const dismiss = word("×", hide, { "aria-label": "Dismiss" });
+    this.element.replaceChildren(el("div", {}, el("span", {}, message), ...(button ? [button] : []), dismiss));
     const later = () => {
       if (this.element.matches(":hover, :focus-within")) this.timer = setTimeout(later, STAYS);
       else hide();

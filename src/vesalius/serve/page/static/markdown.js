@@ -172,6 +172,7 @@ function unwrapped(node) {
   return node.nodeName === "P" ? [...node.childNodes] : [node];
 }
 
+/** Whether a header and its row of dashes begin here. @param {string[]} lines */
 function isTable([head, delimiters]) {
   if (!head?.includes("|") || !delimiters?.includes("-") || !DELIMITERS.test(delimiters)) return false;
   return cells(head).length === cells(delimiters).length;

@@ -4,6 +4,7 @@
 import { byId, el } from "./dom.js";
 import { bits, inSigns, percent, rank } from "./surprise.js";
 
+const DROP = 3; // px from a token down to its line, so that it is not taken for one of the text
 const GAP = 24; // px between the text and a note in the margin
 const NARROWEST = 184;
 const WIDEST = 248;
@@ -59,10 +60,10 @@ export class Note {
     this.box.className = "margin";
     const left = column.right + GAP;
     this.box.style.width = `${Math.min(WIDEST, innerWidth - left - GAP / 2)}px`;
-    this.place(left, Math.min(anchor.bottom - 1, innerHeight - this.box.offsetHeight - 12));
+    this.place(left, Math.min(anchor.bottom + DROP, innerHeight - this.box.offsetHeight - 12));
     this.leader.hidden = false;
     this.leader.style.left = `${anchor.left}px`;
-    this.leader.style.top = `${anchor.bottom - 1}px`;
+    this.leader.style.top = `${anchor.bottom + DROP}px`;
     this.leader.style.width = `${left - anchor.left}px`;
   }
 

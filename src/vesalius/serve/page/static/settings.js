@@ -10,19 +10,28 @@ import { byId, el, word } from "./dom.js";
 
 /** @type {Field[]} `slides` is the far end of the slider of those that have one */
 const FIELDS = [
-  { name: "temperature", label: "Temperature", about: "0 always takes the likeliest token", least: 0, step: "any", slides: 2 },
-  { name: "top_p", label: "Top-p", about: "keeps the likeliest tokens that add up to p", least: 0.01, most: 1, step: "any", slides: 1 },
-  { name: "min_p", label: "Min-p", about: "drops tokens less likely than p times the likeliest", least: 0, most: 1, step: "any", slides: 1 },
-  { name: "top_k", label: "Top-k", about: "keeps the k likeliest tokens", least: 1, step: 1 },
-  { name: "repetition_penalty", label: "Repetition penalty", about: "above 1, words already used become less likely", least: 0.01, step: "any", slides: 2 },
-  { name: "max_tokens", label: "Most tokens", about: "of one answer", least: 1, step: 1 },
-  { name: "seed", label: "Seed", about: "the same seed draws the same answer", least: 0, step: 1 },
+  number("temperature", "Temperature", "0 always takes the likeliest token", { least: 0, slides: 2 }),
+  number("top_p", "Top-p", "keeps the likeliest tokens that add up to p", { least: 0.01, most: 1, slides: 1 }),
+  number("min_p", "Min-p", "drops tokens less likely than p times the likeliest", { least: 0, most: 1, slides: 1 }),
+  number("top_k", "Top-k", "keeps the k likeliest tokens", { least: 1, step: 1 }),
+  number("repetition_penalty", "Repetition penalty", "above 1, words used before are less likely", { least: 0.01, slides: 2 }),
+  number("max_tokens", "Most tokens", "of one answer", { least: 1, step: 1 }),
+  number("seed", "Seed", "the same seed draws the same answer", { least: 0, step: 1 }),
 ];
 const PRESET = "vesalius-preset";
 
 /** What new conversations begin with. @returns {{system: string, sampling: Record<string, any>}} */
 export function preset() {
   return JSON.parse(localStorage.getItem(PRESET) ?? '{"system": "", "sampling": {}}');
+}
+
+/**
+ * @param {string} name @param {string} label @param {string} about
+ * @param {{least: number, most?: number, step?: number, slides?: number}} range
+ * @returns {Field}
+ */
+function number(name, label, about, range) {
+  return { name, label, about, step: "any", ...range };
 }
 
 export class Settings {
@@ -47,7 +56,8 @@ export class Settings {
 
   system() {
     const { current } = this.chat;
-    const field = el("textarea", { id: "system", rows: 4, placeholder: "How the model is to answer", oninput: () => (current.system = field.value) });
+    const field = el("textarea", { id: "system", rows: 4, placeholder: "How the model is to answer" });
+    field.addEventListener("input", () => (current.system = field.value));
     field.value = current.system;
     return el("div", { class: "setting tall" }, el("label", { for: "system" }, "System prompt"), field);
   }
@@ -56,9 +66,8 @@ export class Settings {
   number({ name, label, about, least, most, step, slides }) {
     const { sampling } = this.chat.current;
     const given = this.model()?.sampling?.[name];
-    const input = el("input", {
-      id: name, type: "number", inputmode: "decimal", min: least, max: most, step, placeholder: given ?? "default", "aria-describedby": `${name}-about`,
-    });
+    const range = { type: "number", inputmode: "decimal", min: least, max: most, step };
+    const input = el("input", { id: name, ...range, placeholder: given ?? "default", "aria-describedby": `${name}-about` });
     const slider = el("input", { type: "range", min: 0, max: slides, step: 0.01, "aria-label": label, tabindex: -1 });
     const show = () => {
       slider.value = sampling[name] ?? given ?? (name === "min_p" ? 0 : 1);

@@ -10,7 +10,7 @@ import { bits, level, meanBits, mostSurprising, inSigns } from "./surprise.js";
 
 const HEIGHT = 26;
 const WIDEST = 8;
-const MOST = 8; // bits at full height
+const MOST = 6; // bits at full height
 const DEPTHS = [0, 0.34, 0.55, 0.78, 1]; // of the accent, by level; level 0 is grey
 
 export class Strip {
@@ -64,9 +64,9 @@ export class Strip {
   describe() {
     const most = mostSurprising(this.tokens);
     const [text, logprob] = this.tokens[most];
-    const mean = meanBits(this.tokens).toFixed(2);
-    const label = `Surprise of ${this.tokens.length} tokens: ${mean} bits on average, most at ${inSigns(text)}, ${bits(logprob).toFixed(1)} bits`;
-    this.element.setAttribute("aria-label", label);
+    const mean = `${meanBits(this.tokens).toFixed(2)} bits on average`;
+    const peak = `most at ${inSigns(text)}, ${bits(logprob).toFixed(1)} bits`;
+    this.element.setAttribute("aria-label", `Surprise of ${this.tokens.length} tokens: ${mean}, ${peak}`);
   }
 
   draw() {
