@@ -46,7 +46,7 @@ class Scripted:
     def prompt_ids(self, messages: list[dict]) -> list[int]:
         return [0] * sum(len(message["content"]) for message in messages)
 
-    def stream(self, messages: list[dict], *, after: object, **options: object) -> "ScriptedStream":
+    def stream(self, messages: list[dict], **options: object) -> "ScriptedStream":
         if len(self.prompt_ids(messages)) >= self.config.max_position_embeddings:
             raise UserError("too long")
         self.heard.append([dict(message) for message in messages])
@@ -56,7 +56,10 @@ class Scripted:
 
 class ScriptedStream:
     def __init__(self, pieces: list[str | BaseException]) -> None:
-        self.pieces, self.said = pieces, ""
+        self.pieces, self.said, self.closed = pieces, "", False
+
+    def close(self) -> None:
+        self.closed = True
 
     def __iter__(self):
         for piece in self.pieces:

@@ -8,7 +8,8 @@ import torch
 import transformers
 
 from vesalius.core.errors import UserError, VesaliusError
-from vesalius.infer.engine import Engine, placement
+from vesalius.infer.engine import Engine, EngineOptions
+from vesalius.infer.intake import placement
 from vesalius.infer.params import SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.config_sections import RopeScaling
@@ -189,39 +190,40 @@ def read(model):
     ("later", "first_reading"),
     [
         ([*PROMPT, 4, 4], 2),  # behind the earlier prompt
-        ([*PROMPT[:3], 60, 61], 2),
-        (PROMPT[:4], 1),  # the last is always read
-        (PROMPT, 1),
+        ([*PROMPT[:3], 60, 61], 3),
+        (PROMPT[:4], 2),  # the last is always read
+        (PROMPT, 2),
         ([90, *PROMPT], 7),
     ],
 )
 def test_a_later_sequence_reads_only_what_an_earlier_one_has_not_read(model, read, later, first_reading):
-    engine, params = Engine(model), SamplingParams(max_tokens=8)
-    expected = [step.id for step in engine.stream(later, params)]
+    engine, params = Engine(model, options=EngineOptions(block_size=2)), SamplingParams(max_tokens=8)
+    expected = [step.id for step in Engine(model).stream(later, params)]
     earlier = engine.stream(PROMPT, SamplingParams(max_tokens=4, logit_bias={4: -100.0}))
     assert len(list(earlier)) == 4
     read.clear()
-    assert [step.id for step in engine.stream(later, params, reuse=earlier.sequence)] == expected
+    stream = engine.stream(later, params)
+    assert [step.id for step in stream] == expected
     assert read == [first_reading] + [1] * 7
+    assert stream.sequence.cached_tokens == len(later) - first_reading
 
 
 def test_a_later_sequence_goes_on_behind_the_answer_of_an_earlier_one(model, read):
-    engine, params = Engine(model), SamplingParams(max_tokens=8)
+    engine, params = Engine(model, options=EngineOptions(block_size=1)), SamplingParams(max_tokens=8)
     earlier = engine.stream(PROMPT, params)
     later = [*PROMPT, *(step.id for step in earlier), 3, 1]
-    expected = [step.id for step in engine.stream(later, params)]
+    expected = [step.id for step in Engine(model).stream(later, params)]
     read.clear()
-    assert [step.id for step in engine.stream(later, params, reuse=earlier.sequence)] == expected
+    assert [step.id for step in engine.stream(later, params)] == expected
     assert read[0] == 3  # the earlier one's last token was never read
 
 
-def test_a_sequence_whose_cache_was_taken_cannot_go_on(model):
-    engine, params = Engine(model), SamplingParams(max_tokens=8)
-    earlier = engine.stream(PROMPT, params)
-    next(earlier)
-    engine.stream(PROMPT, params, reuse=earlier.sequence)
-    with pytest.raises(ValueError, match="cache went to a later one"):
-        next(earlier)
+def test_nothing_is_shared_where_that_is_switched_off(model, read):
+    engine = Engine(model, options=EngineOptions(block_size=2, prefix_caching=False))
+    for _ in range(2):
+        read.clear()
+        list(engine.stream(PROMPT, SamplingParams(max_tokens=2)))
+        assert read == [len(PROMPT), 1]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_broken_weights_are_told_and_not_sampled_from(model):
 
 def test_bad_words_as_texts_are_no_work_of_the_engine(model):
     with pytest.raises(ValueError, match="bad_words_ids"):
-        Engine(model).start(PROMPT, SamplingParams(bad_words=("a",)))
+        Engine(model).add(PROMPT, SamplingParams(bad_words=("a",)))
 
 
 def test_a_model_that_would_drop_out_is_refused(model):
@@ -268,7 +270,6 @@ def test_a_text_that_outgrows_its_frequencies_is_read_again():
         tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
     assert ids(model, max_tokens=20) == tokens[len(PROMPT) :]
     engine = Engine(model)
-    long = engine.start(tokens, SamplingParams(max_tokens=1))
-    engine.step(long)
-    short = engine.start(PROMPT, SamplingParams(max_tokens=3), reuse=long)
-    assert [engine.step(short).id for _ in range(3)] == tokens[len(PROMPT) :][:3]
+    list(engine.stream(tokens, SamplingParams(max_tokens=1)))
+    short = engine.stream(PROMPT, SamplingParams(max_tokens=3))
+    assert [step.id for step in short] == tokens[len(PROMPT) :][:3]

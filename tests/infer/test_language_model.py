@@ -212,9 +212,10 @@ def test_numbers_of_answers_that_make_no_sense_are_refused(lm, n, options, messa
 def test_a_conversation_goes_on_from_what_was_read(lm):
     stream = lm.stream(QUESTION, max_tokens=6)
     messages = [*QUESTION, {"role": "assistant", "content": stream.read().text}, {"role": "user", "content": "So?"}]
-    later = lm.stream(messages, max_tokens=6, after=stream)
-    assert later.sequence.cache.length > len(lm.prompt_ids(QUESTION)) - 1
-    assert later.read().ids == lm.generate(messages, max_tokens=6).ids
+    before = lm.engine.stats.cached_tokens
+    later = lm.stream(messages, max_tokens=6).read()
+    assert lm.engine.stats.cached_tokens - before > len(lm.prompt_ids(QUESTION)) - lm.engine.blocks.size
+    assert later.ids == LanguageModel(lm.model, lm.tokenizer).generate(messages, max_tokens=6).ids
 
 
 def test_beam_search_cannot_be_streamed(lm):

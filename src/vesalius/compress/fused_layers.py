@@ -138,7 +138,7 @@ class FusedLayers(Layers):
         while place < len(blocks):
             run = self._run_from(place, blocks, x.shape[1])
             rooms = [context.cache.room(layer.attention.layer, x.shape[1]) for layer in run]
-            if run and rooms[0] is not None:
+            if run and rooms[0] is not None and rooms[0].segments.tables == [[0]]:
                 x = _decode(x, context, run, cast(list[Room], rooms))
                 place += len(run)
             else:

@@ -19,7 +19,7 @@ from vesalius.console.answer import facts, shown
 from vesalius.console.settings import sampling_options
 from vesalius.core.errors import UserError, VesaliusError, nearest
 from vesalius.core.files import atomic_write
-from vesalius.infer.language_model import Completion, LanguageModel, Message, Stream
+from vesalius.infer.language_model import Completion, LanguageModel, Message
 from vesalius.infer.params import SamplingOptions, SamplingParams
 
 with contextlib.suppress(ImportError):  # not everywhere; where it is, input() edits lines and recalls earlier ones
@@ -75,7 +75,6 @@ class Chat:
         self.system = system
         self.turns: list[Message] = []
         self.left = False
-        self._last: Stream | None = None
 
     @property
     def messages(self) -> list[Message]:
@@ -137,13 +136,14 @@ class Chat:
     def _stream_answer(self) -> Completion:
         start = time.perf_counter()
         first: float | None = None
-        stream = self._last = self.lm.stream(self.messages, after=self._last, **self.options)
+        stream = self.lm.stream(self.messages, **self.options)
         try:
             for piece in stream:
                 first = first or time.perf_counter()
                 if not self.as_json:
                     self._print(shown(piece))
         except KeyboardInterrupt:
+            stream.close()
             self._print("" if self.as_json else " …")
         answer = stream.completion
         self._print((json.dumps(facts(answer)) if self.as_json else "") + "\n")

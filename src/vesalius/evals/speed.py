@@ -15,7 +15,7 @@ from torch import nn
 from vesalius.compress.quantised_linear import QuantisedLinear
 from vesalius.core.errors import UserError
 from vesalius.core.hardware import Rates, measure_rates
-from vesalius.infer.engine import Engine
+from vesalius.infer.engine import Engine, EngineOptions
 from vesalius.infer.params import SamplingParams
 from vesalius.models.counts import count_flops
 from vesalius.models.transformer import Transformer
@@ -62,19 +62,19 @@ class Timing:
         return Speed(work=self.work, rate=self.rate, limit=limit, seconds=self.seconds)
 
 
-def measure_speed(engine: Engine, *, repeats: int = 5, rates: Rates | None = None) -> list[Speed]:
+def measure_speed(model: Transformer, *, repeats: int = 5, rates: Rates | None = None) -> list[Speed]:
     """`time_work` beside the limits, which are measured where `rates` are not given."""
-    timings = time_work(engine, repeats=repeats)
+    timings = time_work(model, repeats=repeats)
     rates = rates or measure_rates()
     return [timing.beside(rates) for timing in timings]
 
 
-def time_work(engine: Engine, *, repeats: int = 5) -> list[Timing]:
+def time_work(model: Transformer, *, repeats: int = 5) -> list[Timing]:
     """Prompts of 512 and 100 tokens, and 64 new tokens behind 16 and 448, as far as the model's context reaches.
 
     UserError for a context too short for any of it, or fewer than one repeat.
     """
-    room = engine.model.config.max_position_embeddings
+    room = model.config.max_position_embeddings
     contexts = [context for context in CONTEXTS if context + NEW_TOKENS < room]
     prompts = [count for count in (PROMPT, FIRST) if count < room]
     if not contexts:
@@ -83,6 +83,7 @@ def time_work(engine: Engine, *, repeats: int = 5) -> list[Timing]:
         )
     if repeats < 1:
         raise UserError(f"repeats = {repeats}, expected a whole number from 1")
+    engine = Engine(model, options=EngineOptions(prefix_caching=False))  # each time everything is read
     _prompt_seconds(engine, 32)  # warms up
     return [_prompt(engine, count, repeats) for count in prompts] + [
         _decode(engine, context, repeats) for context in contexts
@@ -106,19 +107,19 @@ def _decode(engine: Engine, context: int, repeats: int) -> Timing:
 
 def _prompt_seconds(engine: Engine, count: int) -> float:
     """Until the first token of the answer."""
-    sequence = engine.start(_ids(engine, count), SamplingParams(max_tokens=1))
+    (sequence,) = engine.add(_ids(engine, count), SamplingParams(max_tokens=1))
     start = time.perf_counter()
-    engine.step(sequence)
+    engine.run(sequence)
     return time.perf_counter() - start
 
 
 def _token_seconds(engine: Engine, context: int) -> float:
     """Of each further token; an end token does not end it."""
-    sequence = engine.start(_ids(engine, context), SamplingParams(max_tokens=NEW_TOKENS + 1))
-    engine.step(sequence)
+    (sequence,) = engine.add(_ids(engine, context), SamplingParams(max_tokens=NEW_TOKENS + 1))
+    while not sequence.ids:
+        engine.step()
     start = time.perf_counter()
-    for _ in range(NEW_TOKENS):
-        engine.step(sequence)
+    engine.run(sequence)
     return (time.perf_counter() - start) / NEW_TOKENS
 
 

@@ -6,7 +6,7 @@ candidates (more with several end tokens) those among the first num_beams that e
 go on. Left out: drawing beams at random, groups of diverse beams, stop texts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,7 @@ class Beam:
     score: float
     ended: bool
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Generator[Step]:
         """The steps that would have made it."""
         *before, last = zip(self.ids, self.logprobs, strict=True)
         for token, logprob in before:

@@ -1,10 +1,10 @@
 """An answer: whole, and in the pieces of text in which it becomes certain."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from vesalius.infer.detokenize import Detokenizer
-from vesalius.infer.engine import Sequence
+from vesalius.infer.engine import Steps
 from vesalius.infer.step import FinishReason, Step
 
 
@@ -41,15 +41,10 @@ class Completion:
 
 
 class Stream:
-    """Pieces of text as they become certain; `completion` is what there is so far.
+    """Pieces of text as they become certain; `completion` is what there is so far. Dropped or closed, it ends the
+    generation."""
 
-    `sequence` is the engine's, where it is one: a later stream can go on from what it has read.
-    """
-
-    def __init__(
-        self, steps: Iterator[Step], detokenizer: Detokenizer, prompt_tokens: int, sequence: Sequence | None = None
-    ) -> None:
-        self.sequence = sequence
+    def __init__(self, steps: Steps | Generator[Step], detokenizer: Detokenizer, prompt_tokens: int) -> None:
         self._steps = steps
         self._detokenizer = detokenizer
         self._prompt_tokens = prompt_tokens
@@ -58,13 +53,27 @@ class Stream:
         self._logprobs: list[float] = []
         self._top_logprobs: list[dict[int, float]] = []
         self._finish_reason: FinishReason | None = None
-        self._pieces = self._run()
+        self._ended = False
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while not self._ended:
+            step = next(self._steps, None)
+            piece = self._read(step) if step is not None else ""
+            if step is None or self._detokenizer.stopped:
+                piece += self._detokenizer.close()
+                self.close()
+            if piece:
+                self._text.append(piece)
+                return piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """No more is wanted."""
+        self._ended = True
+        self._steps.close()
 
     def read(self) -> Completion:
         """Takes all pieces that are left: the whole answer."""
@@ -83,17 +92,6 @@ class Stream:
             finish_reason=self._finish_reason,
             usage=Usage(prompt_tokens=self._prompt_tokens, completion_tokens=len(self._ids)),
         )
-
-    def _run(self) -> Iterator[str]:
-        for step in self._steps:
-            if piece := self._read(step):
-                self._text.append(piece)
-                yield piece
-            if self._detokenizer.stopped:
-                break
-        if tail := self._detokenizer.close():
-            self._text.append(tail)
-            yield tail
 
     def _read(self, step: Step) -> str:
         """Notes one step and returns the text that became certain with it."""

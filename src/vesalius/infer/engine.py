@@ -1,217 +1,279 @@
-"""The one way to generate (contract 4): a sequence is prompt, settings and cache, and a step gives it one more token.
+"""The one way to generate (contract 4): many sequences on one model, each of its steps one pass over all of them.
 
-The first step reads the whole prompt, or what an earlier sequence has not read of it, every later one only the token
-before; only the last position goes through the output head. Beams are rows of one cache and step together.
-Left out: several sequences in one step, which need a scheduler over the same `Sequence` and `step`.
+    plan      the scheduler says who reads how many tokens, and gives them blocks          scheduler.py, blocks.py
+    read      the model reads all of them as one row                                       reader.py, paged_cache.py
+    choose    whoever has read all that there is gets one more token                       choosing.py, sampling.py
+
+`add` takes a request and gives its sequence, `step` does the three, and whoever holds the sequence takes what it has
+written from `sequence.steps`. `stream` is that for one caller; any number of streams may take turns.
+The engine belongs to one thread. Left out: tensor parallelism, several models in one pool.
 """
 
-import itertools
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vesalius.core.errors import UserError, VesaliusError
-from vesalius.infer.beam_search import Beam, BeamSearch
-from vesalius.infer.cache import DenseCache, cache_for
+from vesalius.infer.beam_search import Beam
+from vesalius.infer.beams import search_beams
+from vesalius.infer.blocks import BlockManager
+from vesalius.infer.capacity import pool_of
+from vesalius.infer.choosing import Choice, choose
+from vesalius.infer.intake import Intake, placement
+from vesalius.infer.options import EngineOptions
 from vesalius.infer.params import SamplingParams
-from vesalius.infer.sampling import Adjuster, sample
+from vesalius.infer.reader import Reader
+from vesalius.infer.scheduler import Scheduler, Slice
+from vesalius.infer.sequence import Constraint, Sequence, State
+from vesalius.infer.settling import Settler
+from vesalius.infer.stats import EngineStats
 from vesalius.infer.step import FinishReason, Step
-from vesalius.models.positions import reread_at
+from vesalius.models.positions import reread_at, turns_whole_texts
 from vesalius.models.transformer import Transformer
 
-__all__ = ["Engine", "FinishReason", "Sequence", "Step", "Steps", "placement"]
-
-
-@dataclass(kw_only=True)
-class Sequence:
-    """One request on its way: what was asked, what the model has read, what it has written.
-
-    history  all ids (T,) with room for those to come, for the processors that read them; None where none does
-    over     whether a later sequence took the cache, so that this one cannot go on
-    """
-
-    prompt: list[int]
-    params: SamplingParams
-    cache: DenseCache
-    generator: torch.Generator
-    adjust: Adjuster
-    limit: int
-    history: Tensor | None
-    ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    over: bool = False
-
-    @property
-    def unread(self) -> list[int]:
-        """The tokens that the cache does not hold yet."""
-        written = self.cache.length - len(self.prompt)
-        return self.ids[written:] if written >= 0 else self.prompt[written:] + self.ids
-
-    def add(self, token: int) -> None:
-        """Writes one more token."""
-        if self.history is not None:
-            self.history[len(self.prompt) + len(self.ids)] = token
-        self.ids.append(token)
+__all__ = ["Engine", "EngineOptions", "FinishReason", "Sequence", "Step", "Steps"]
 
 
 class Engine:
     """Generates from one model, which stays in the mode it is in and must not be dropping out."""
 
-    def __init__(self, model: Transformer, eos_ids: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: Transformer, eos_ids: tuple[int, ...] = (), options: EngineOptions | None = None) -> None:
         """`eos_ids` end a sequence; they are part of it."""
         self.model = model
         self.eos_ids = frozenset(eos_ids)
+        self.options = options or EngineOptions()
+        self.stats = EngineStats()
+        device, dtype = placement(model)
+        self.pool = pool_of(model.config, self.options, dtype, device)
+        self.blocks = BlockManager(self.pool.count, self.options.block_size)
+        self._alone = turns_whole_texts(model.config)
+        self._caches = self.options.prefix_caching and not self._alone
+        self._reader = Reader(model, self.pool)
+        self._settler = Settler(model.config, self._reader, self.blocks, publishes=self._caches)
+        self._scheduler = Scheduler(
+            self.pool, self.blocks, self.options, self.stats, finds=self._caches, in_pieces=not self._alone
+        )
+        self._intake = Intake(model, self.eos_ids, self.context)
 
-    def stream(self, ids: list[int], params: SamplingParams, reuse: Sequence | None = None) -> "Steps":
-        """One step after another until the sequence is finished. `reuse` and UserError as in `start`, at once."""
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer have at most: what the model allows and the pool holds."""
+        return min(self.model.config.max_position_embeddings, self.blocks.count * self.blocks.size)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that nothing is computed for yet."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences that take part in the steps."""
+        return len(self._scheduler.running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence is not over."""
+        return bool(self._scheduler.waiting or self._scheduler.running)
+
+    def add(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        *,
+        n: int = 1,
+        priority: int = 0,
+        constraint: Constraint | None = None,
+        paced: bool = False,
+    ) -> list[Sequence]:
+        """n sequences that wait for their turn; the prompt is read once for all, with seeds seed, seed + 1, and so on.
+
+        UserError for a prompt that is empty, too long or has unknown ids.
+        """
+        seeds = [None if params.seed is None else (params.seed + i) % 2**63 for i in range(n)]
+        made = [self._intake.writing(ids, replace(params, seed=seed)) for seed in seeds]
+        for sequence in made:
+            sequence.priority, sequence.paced = priority, paced
+            sequence.constraint = constraint.fork() if constraint and sequence is not made[0] else constraint
+            sequence.state = "behind"
+        made[0].siblings = made[1:]
+        self._scheduler.add(made[0])
+        return made
+
+    def score(self, ids: list[int], *, priority: int = 0) -> Sequence:
+        """A sequence that is only read, for its `logprobs`: of each token after the first. UserError as in `add`."""
+        sequence = self._intake.reading(ids)
+        sequence.scored = True
+        return self._wait(sequence, priority)
+
+    def embed(self, ids: list[int], *, priority: int = 0) -> Sequence:
+        """A sequence that is only read, for its `embedding`: the mean of its last hidden states. Errors as in `add`."""
+        sequence = self._intake.reading(ids)
+        sequence.pooled = True
+        return self._wait(sequence, priority)
+
+    def stream(self, ids: list[int], params: SamplingParams, *, constraint: Constraint | None = None) -> "Steps":
+        """The steps of one sequence, computed when they are asked for. UserError as in `add`, at once."""
+        return self.streams(ids, params, 1, constraint=constraint)[0]
+
+    def streams(
+        self, ids: list[int], params: SamplingParams, n: int, *, constraint: Constraint | None = None
+    ) -> list["Steps"]:
+        """Those of n sequences with the same prompt; they share the steps while their callers take turns."""
         if params.num_beams > 1:
             raise UserError(
                 f"num_beams = {params.num_beams}: beam search knows its answer only at the end, it cannot be streamed"
             )
-        return Steps(self, self.start(ids, params, reuse))
+        made = self.add(ids, params, n=n, constraint=constraint, paced=True)
+        return [Steps(self, sequence) for sequence in made]
 
-    def start(self, ids: list[int], params: SamplingParams, reuse: Sequence | None = None) -> Sequence:
-        """A sequence that has written nothing yet. UserError for a prompt that is empty, too long or has unknown ids.
+    def run(self, sequence: Sequence) -> Sequence:
+        """Steps until a sequence is over. VesaliusError where it cannot go on."""
+        while not sequence.is_over:
+            self.step()
+        if sequence.error is not None:
+            raise sequence.error
+        return sequence
 
-        It takes the cache of `reuse`, an earlier sequence, which is over then, and reads only from where the two
-        differ.
-        """
-        self._check(ids)
-        if params.bad_words:
-            raise ValueError("bad_words are texts, which the engine cannot read: give it bad_words_ids")
-        device, dtype = placement(self.model)
-        generator = torch.Generator(device)
-        generator.seed() if params.seed is None else generator.manual_seed(params.seed)
-        config = self.model.config
-        limit = min(params.max_tokens, config.max_position_embeddings - len(ids))
-        adjust = Adjuster(params, config.vocab_size, prompt_tokens=len(ids), eos_ids=self.eos_ids, device=device)
-        room = torch.tensor(ids + [0] * limit, device=device) if adjust.active else None
-        if reuse is None or reread_at(config):  # keys beyond that length are turned by other frequencies
-            cache = cache_for(config, capacity=len(ids) + min(limit, 256), dtype=dtype, device=device)
-        else:
-            cache = _common_beginning(reuse, ids)
-        return Sequence(
-            prompt=list(ids),
-            params=params,
-            cache=cache,
-            generator=generator,
-            adjust=adjust,
-            limit=limit,
-            history=room,
-        )
+    def cancel(self, sequence: Sequence) -> None:
+        """Nothing more is wanted of a sequence; its blocks are free at once. Not an error where it is over."""
+        if sequence.is_over:
+            return
+        self._end(sequence, "cancelled")
 
-    # A decorator and not a `with` in `stream`: a generator that yields inside inference mode leaves its caller in it.
+    # A decorator and not a `with` in Steps: what yields inside inference mode leaves its caller in it.
     @torch.inference_mode()
-    def step(self, sequence: Sequence) -> Step:
-        """Reads what is unread and adds one token. ValueError for a sequence that is over.
+    def step(self) -> list[Sequence]:
+        """One pass over the model -> the sequences that are further now: that wrote, ended, or failed.
 
-        VesaliusError where the model gives no finite probability, UserError where the settings leave no token to take.
+        A sequence that cannot go on has its `error`; the others do not mind.
         """
-        if sequence.over:
-            raise ValueError("this sequence's cache went to a later one: start another, or do not reuse it")
-        self._forget_where_frequencies_change(sequence.cache, len(sequence.prompt) + len(sequence.ids))
-        unread = torch.tensor([sequence.unread], device=sequence.generator.device)  # (1, T)
-        logits = self._read(unread, sequence.cache)[0]  # (V,)
-        logprobs = logits.log_softmax(-1)
-        if sequence.history is not None:
-            logits = sequence.adjust(logits, sequence.history[: len(sequence.prompt) + len(sequence.ids)])
-        chosen = sample(logits, sequence.params, sequence.generator).view(1)
-        # One transfer from the device for both. Every id is below 2 ** 24, so it is exact in float32.
-        number, logprob = torch.cat((chosen.float(), logprobs.gather(-1, chosen))).tolist()
-        if not math.isfinite(logprob):
-            raise VesaliusError(
-                f"the logits after {len(sequence.ids)} new tokens are not finite: the model's weights are broken"
-            )
-        sequence.add(int(number))
-        sequence.finish_reason = self._finish_reason(sequence)
-        top = _top(logprobs, sequence.params.top_logprobs) if sequence.params.top_logprobs else {}
-        return Step(int(number), logprob, sequence.finish_reason, top)
+        self._forget_where_frequencies_change()
+        planned = self._scheduler.plan()
+        groups = [[part] for part in planned] if self._alone else [planned] if planned else []
+        return [sequence for group in groups for sequence in self._pass(group)]
 
     @torch.inference_mode()
     def beams(self, ids: list[int], params: SamplingParams) -> list[Beam]:
-        """The best `num_beams` answers that beam search finds, best first. Errors as in `start` and `step`."""
-        sequence = self.start(ids, params)
-        prompt = torch.tensor(ids, device=sequence.generator.device)  # (T,)
-        search = BeamSearch(prompt, params, limit=sequence.limit, eos_ids=self.eos_ids, adjust=sequence.adjust)
-        logits = self._read(prompt.unsqueeze(0), sequence.cache).expand(params.num_beams, -1)  # (K, V)
-        sequence.cache.reorder(prompt.new_zeros(params.num_beams))  # every beam begins with the one prompt
-        while True:
-            rows = search.advance(logits)
-            if search.done:
-                return search.finished
-            sequence.cache.reorder(rows)
-            self._forget_where_frequencies_change(sequence.cache, search.ids.shape[1])
-            logits = self._read(search.ids[:, sequence.cache.length :], sequence.cache)
+        """The best `num_beams` answers that beam search finds, best first. Errors as in `add`; VesaliusError where the
+        model gives no finite probability."""
+        return search_beams(self.model, self.pool, self._intake.writing(ids, params), self.eos_ids)
 
-    def _forget_where_frequencies_change(self, cache: DenseCache, length: int) -> None:
-        """Empties the cache where a text of this length is turned otherwise than what the cache holds (LongRoPE)."""
-        if cache.length < reread_at(self.model.config) <= length:
-            cache.truncate(0)
+    def _pass(self, parts: list[Slice]) -> list[Sequence]:
+        """Reads what was planned together, and goes on with whoever has read all that there is."""
+        sequences = [part.sequence for part in parts]
+        for part in parts:
+            if part.completes and part.sequence.constraint is not None:
+                part.sequence.constraint.prepare()
+        hidden = self._reader.read(
+            [part.tokens for part in parts], [s.read for s in sequences], [s.table for s in sequences]
+        )  # (N, D)
+        self.stats.steps += 1
+        self.stats.read_tokens += len(hidden)
+        complete = self._settler.settle(parts, hidden)
+        return self._end_read_only(complete) + self._write(complete, hidden)
 
-    def _read(self, tokens: Tensor, cache: DenseCache) -> Tensor:
-        """tokens (B, T) -> logits (B, V) after the last of them."""
-        hidden = self.model.model(tokens, cache.positions(tokens.shape[1]), cache)  # (B, T, D)
-        return self.model.logits(hidden[:, -1])
+    def _end_read_only(self, complete: list[tuple[Sequence, int]]) -> list[Sequence]:
+        done = [sequence for sequence, _ in complete if not sequence.limit]
+        for sequence in done:
+            self._count(sequence)
+            self._end(sequence, "finished")
+        return done
 
-    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        if sequence.ids[-1] in self.eos_ids:
-            return "stop"
-        return "length" if len(sequence.ids) >= sequence.limit else None
+    def _write(self, complete: list[tuple[Sequence, int]], hidden: Tensor) -> list[Sequence]:
+        """One more token for each sequence, out of the given row of hidden (N, D); the first token of a prompt for all
+        that share it."""
+        writers = [(sequence, row) for sequence, row in complete if sequence.limit]
+        for sequence, row in list(writers):
+            if not sequence.ids:
+                self._count(sequence)
+                writers += [(sibling, row) for sibling in self._fork(sequence)]
+        if not writers:
+            return []
+        rows = torch.tensor([row for _, row in writers], device=hidden.device)
+        sequences = [sequence for sequence, _ in writers]
+        for sequence, choice in zip(sequences, choose(self._reader.logits(hidden[rows]), sequences), strict=True):
+            self._take(sequence, choice)
+        return sequences
 
-    def _check(self, ids: list[int]) -> None:
-        config = self.model.config
-        if self.model.training and config.dropout:
-            raise ValueError("the model is in training mode, so it would drop out at random: call model.eval() first")
-        if not ids:
-            raise UserError("the prompt has no tokens: give at least one")
-        if len(ids) >= config.max_position_embeddings:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens, but the model's context is {config.max_position_embeddings} "
-                "and the answer needs room in it: shorten the prompt"
-            )
-        if (unknown := next((i for i in ids if not 0 <= i < config.vocab_size), None)) is not None:
-            raise UserError(
-                f"token id {unknown} is not in the vocabulary of {config.vocab_size}: is this the model's tokenizer?"
-            )
+    def _take(self, sequence: Sequence, choice: Choice | VesaliusError) -> None:
+        """Writes what was chosen, and ends the sequence where it is the last."""
+        if isinstance(choice, VesaliusError):
+            sequence.error = choice
+            self._end(sequence, "finished")
+            return
+        token, logprob, top = choice
+        written = len(sequence.ids) + 1
+        reason: FinishReason | None = (
+            "stop" if token in self.eos_ids else "length" if written >= sequence.limit else None
+        )
+        if sequence.constraint is not None and reason != "stop":
+            sequence.constraint.accept(token)
+        sequence.add(Step(token, logprob, reason, top))
+        self.stats.generated_tokens += 1
+        if reason is not None:
+            sequence.finish_reason = reason
+            self._end(sequence, "finished")
+
+    def _fork(self, parent: Sequence) -> list[Sequence]:
+        """The sequences that wanted the same prompt, which has been read."""
+        siblings = [sibling for sibling in parent.siblings if sibling.state == "behind"]
+        parent.siblings = []
+        for sibling in siblings:
+            self._scheduler.fork(parent, sibling)
+        return siblings
+
+    def _end(self, sequence: Sequence, state: State) -> None:
+        """Takes a sequence out; the next of those that wait for its prompt reads it in its place."""
+        if sequence.state != "behind":
+            self._scheduler.remove(sequence)
+        sequence.state = state
+        heirs = [sibling for sibling in sequence.siblings if sibling.state == "behind"]
+        sequence.siblings = []
+        if heirs:
+            heirs[0].siblings = heirs[1:]
+            self._scheduler.add(heirs[0])
+
+    def _count(self, sequence: Sequence) -> None:
+        self.stats.prompt_tokens += len(sequence.prompt)
+        self.stats.cached_tokens += sequence.cached_tokens
+
+    def _forget_where_frequencies_change(self) -> None:
+        """Has a text that outgrows the frequencies that its keys are turned by read again (LongRoPE)."""
+        border = reread_at(self.model.config)
+        for sequence in self._scheduler.running if border else ():
+            if sequence.read < border <= sequence.length:
+                self._scheduler.forget(sequence)
+
+    def _wait(self, sequence: Sequence, priority: int) -> Sequence:
+        sequence.priority = priority
+        self._scheduler.add(sequence)
+        return sequence
 
 
 class Steps:
-    """The steps of one sequence, each made when it is asked for."""
+    """The steps of one sequence, each computed when it is asked for. Dropped or closed, it ends the sequence."""
 
     def __init__(self, engine: Engine, sequence: Sequence) -> None:
         self.sequence = sequence
         self._engine = engine
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> "Steps":
         return self
 
     def __next__(self) -> Step:
-        if self.sequence.finish_reason is not None:
-            raise StopIteration
-        return self._engine.step(self.sequence)
+        """VesaliusError where the sequence cannot go on."""
+        while not self.sequence.steps:
+            if self.sequence.error is not None:
+                raise self.sequence.error
+            if self.sequence.is_over:
+                raise StopIteration
+            self._engine.step()
+        return self.sequence.steps.popleft()
 
+    def close(self) -> None:
+        """No more is wanted."""
+        self._engine.cancel(self.sequence)
 
-def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a model computes and in what, told by its first weight that is a number and not packed bits."""
-    weights = itertools.chain(model.parameters(), model.buffers())
-    weight = next(weight for weight in weights if weight.is_floating_point())
-    return weight.device, weight.dtype
-
-
-def _common_beginning(earlier: Sequence, ids: list[int]) -> DenseCache:
-    """The cache of an earlier sequence, cut to the tokens with which `ids` begins too, all but the last: one token has
-    to be read for there to be logits."""
-    read = (earlier.prompt + earlier.ids)[: earlier.cache.length]
-    pairs = zip(read, ids, strict=False)
-    shared = next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(read), len(ids)))
-    earlier.over = True
-    earlier.cache.truncate(min(shared, len(ids) - 1))
-    return earlier.cache
-
-
-def _top(logprobs: Tensor, count: int) -> dict[int, float]:
-    values, ids = logprobs.topk(min(count, len(logprobs)))
-    return dict(zip(ids.tolist(), values.tolist(), strict=True))
+    def __del__(self) -> None:
+        self.close()

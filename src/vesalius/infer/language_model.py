@@ -5,6 +5,7 @@ template, which ends where the assistant's answer begins. A call of a tool comes
 Left out: several prompts at once.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from vesalius.hub.open import model_path, open_model
 from vesalius.hub.unpacking import unpacked
 from vesalius.infer.completion import Completion, Stream, Usage
 from vesalius.infer.detokenize import Detokenizer
-from vesalius.infer.engine import Engine, placement
+from vesalius.infer.engine import Engine, Steps
 from vesalius.infer.generation_config import published_options, read_recommended
+from vesalius.infer.intake import placement
 from vesalius.infer.params import SamplingOptions, SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
@@ -113,30 +115,33 @@ class LanguageModel:
             return self._beams(ids, params)[:n]
         if n > 1 and params.temperature == 0:
             raise UserError(f"n = {n} answers at temperature 0 are all the same: set a temperature or num_beams")
-        seeds = [None if params.seed is None else (params.seed + i) % 2**63 for i in range(n)]
-        return [self._stream(ids, replace(params, seed=seed)).read() for seed in seeds]
+        streams = [self._streamed(steps, params, len(ids)) for steps in self.engine.streams(ids, params, n)]
+        for _ in itertools.zip_longest(*streams):  # in turns, so that they share the steps
+            pass
+        return [stream.completion for stream in streams]
 
     def stream(
         self,
         prompt: str | Sequence[Message],
         *,
-        after: Stream | None = None,
         tools: Tools | None = None,
         template_options: Mapping[str, Any] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Stream:
         """The same answer in pieces of text, as they become certain. Joined, they are the text that `generate` gives.
 
-        `after` is an earlier stream of this model, of which no more is wanted: as far as the prompt is what that one
-        has read and written, as from turn to turn of a conversation, it isn't read again. UserError as in `generate`,
-        at once, and for beam search, which knows its answer only at the end.
+        What an earlier prompt or answer has in common with this prompt from the start, as from turn to turn of a
+        conversation, isn't read again. UserError as in `generate`, at once, and for beam search, which knows its answer
+        only at the end.
         """
         ids, params = self.prompt_ids(prompt, tools=tools, template_options=template_options), self._params(options)
-        return self._stream(ids, params, after)
+        return self._stream(ids, params)
 
-    def _stream(self, ids: list[int], params: SamplingParams, after: Stream | None = None) -> Stream:
-        steps = self.engine.stream(ids, params, after.sequence if after else None)
-        return Stream(steps, Detokenizer(self.tokenizer, params.stop), len(ids), steps.sequence)
+    def _stream(self, ids: list[int], params: SamplingParams) -> Stream:
+        return self._streamed(self.engine.stream(ids, params), params, len(ids))
+
+    def _streamed(self, steps: Steps, params: SamplingParams, prompt_tokens: int) -> Stream:
+        return Stream(steps, Detokenizer(self.tokenizer, params.stop), prompt_tokens)
 
     def _beams(self, ids: list[int], params: SamplingParams) -> list[Completion]:
         beams = self.engine.beams(ids, params)
@@ -182,9 +187,9 @@ class LanguageModel:
         return logits if tokens.dim() == 2 else logits[0]
 
     def score(self, ids: list[int]) -> list[float]:
-        """The log-probability of each token after the first, given all before it: len(ids) - 1 numbers."""
-        logprobs = self.logits(ids).log_softmax(-1)[:-1]  # (T - 1, V)
-        return logprobs.gather(1, torch.tensor(ids[1:], device=logprobs.device).unsqueeze(1)).squeeze(1).tolist()
+        """The log-probability of each token after the first, given all before it: len(ids) - 1 numbers. UserError as in
+        `logits`."""
+        return self.engine.run(self.engine.score(ids)).logprobs
 
 
 def _range(tokens: Tensor) -> str:

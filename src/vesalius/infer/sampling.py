@@ -28,6 +28,10 @@ BLOCK = 64
 """Scores whose maximum is found at once; argmax itself looks at one after another."""
 
 
+Generators = torch.Generator | list[torch.Generator] | None
+"""What draws: the global state, one generator, or one for each row."""
+
+
 class Adjuster:
     """The processors that change single scores, made ready for one prompt: adjuster(scores, ids) -> scores.
 
@@ -87,9 +91,9 @@ class Adjuster:
         return scores
 
 
-def sample(scores: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
+def sample(scores: Tensor, params: SamplingParams, generator: Generators = None) -> Tensor:
     """scores (…, V) -> one token id for each row (…), int64: the likeliest at temperature 0, else drawn from what
-    `process` leaves."""
+    `process` leaves. `generator` may be one for each of the rows (B, V)."""
     if params.temperature < GREEDY_BELOW:
         return likeliest(scores)
     left, ids = candidates(scores, params)
@@ -137,19 +141,19 @@ def _after_top_p(scores: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _nucleus(scores: Tensor, p: float) -> tuple[Tensor, Tensor] | None:
-    """What top-p keeps of one row (V,): scores (n,) and ids (n,), likeliest first. None where they are too many to be
-    found faster than by sorting, or where there are several rows, which keep different numbers of tokens."""
-    if scores.dim() != 1:
-        return None
+    """What top-p keeps of each row (…, V): scores (…, n) and ids (…, n), likeliest first, -inf behind the last that a
+    row keeps. None where a row keeps too many to be found faster than by sorting."""
     logprobs = scores.log_softmax(-1)
     for size in NUCLEUS_SIZES:
-        if size >= len(scores):
+        if size >= scores.shape[-1]:
             break
         values, ids = logprobs.topk(size)
-        reached = values.exp().cumsum(-1)
-        if float(reached[-1]) >= p:
-            count = int((reached < p).sum()) + 1
-            return values[:count], ids[:count]
+        reached = values.exp().cumsum(-1)  # (…, n)
+        if float(reached[..., -1].amin()) >= p:
+            kept = (reached < p).sum(-1, keepdim=True) + 1  # (…, 1)
+            count = int(kept.amax())
+            beyond = torch.arange(count, device=ids.device) >= kept
+            return values[..., :count].masked_fill(beyond, -math.inf), ids[..., :count]
     return None
 
 
@@ -163,17 +167,24 @@ def likeliest(scores: Tensor) -> Tensor:
     return block * BLOCK + best.argmax(-1)
 
 
-def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """probabilities (…, V), not necessarily normed -> one place for each row (…), int64.
+def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
+    """probabilities (…, V), not necessarily normed -> one place for each row (…), int64, drawn by one generator, or by
+    one for each of the rows (B, V).
 
     One uniform number a row is looked up in the summed probabilities: `torch.multinomial` takes one number for each of
     the V tokens. Sums are float64, where the hardware has it, or the last of many tokens would be lost in rounding.
     """
     wide = torch.float32 if probabilities.device.type == "mps" else torch.float64
     reached = probabilities.cumsum(-1, dtype=wide)  # (…, V)
-    uniform = torch.rand((*probabilities.shape[:-1], 1), dtype=wide, device=probabilities.device, generator=generator)
+    uniform = _uniform((*probabilities.shape[:-1], 1), wide, probabilities.device, generator)
     place = torch.searchsorted(reached, uniform * reached[..., -1:], right=True)  # (…, 1)
     return place.squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
+
+
+def _uniform(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: Generators) -> Tensor:
+    if not isinstance(generator, list):
+        return torch.rand(shape, dtype=dtype, device=device, generator=generator)
+    return torch.cat([torch.rand((1, *shape[1:]), dtype=dtype, device=device, generator=one) for one in generator])
 
 
 def _check_ids(params: SamplingParams, vocab_size: int) -> None:

@@ -188,8 +188,8 @@ def _attend_singles(q: Tensor, pages: Pages, segments: Segments, rule: Attention
     visible = places < ends.unsqueeze(1)  # (S, M · P)
     if rule.window:
         visible &= places >= (ends - rule.window).unsqueeze(1)
-    # What stands where nothing was written may be anything, NaN too, and zero weight times NaN is NaN.
-    values = values.masked_fill(~visible[:, None, :, None], 0.0)
+    # What stands where nothing was written may be anything, NaN too: zero weight times NaN is NaN, and so is NaN - inf.
+    keys, values = (x.masked_fill(~visible[:, None, :, None], 0.0) for x in (keys, values))
     windowless = replace(rule, window=0)
     mask = visible[:, None, None]
     return plain.attention(q.unsqueeze(2), keys, values, causal=False, mask=mask, rule=windowless).squeeze(2)

@@ -21,6 +21,8 @@ from vesalius.kernels.rope import angles, frequencies
 from vesalius.models.config import ModelConfig
 from vesalius.models.config_sections import RopeScaling
 
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+
 
 class DerivedBuffers(nn.Module):
     """A module whose buffers follow from the config: never in a file, and float32 whatever the weights become."""
@@ -84,7 +86,7 @@ class Rotary(DerivedBuffers):
 
     def _frequencies(self, positions: Tensor) -> Tensor:
         """(size/2,), or (B, 1, T, size/2) where they depend on the length."""
-        if self.kind not in ("dynamic", "longrope"):
+        if self.kind not in LENGTH_DEPENDENT:
             return self.inverse_frequencies
         lengths = document_lengths(positions).unsqueeze(1).unsqueeze(-1)  # (B, 1, T, 1)
         if self.kind == "longrope":
@@ -111,6 +113,11 @@ def reread_at(config: ModelConfig) -> int:
     """The length from which a text must be read again from its start, since its frequencies change there; 0: never."""
     scaling = config.rope_scaling
     return scaling.original_max_position_embeddings + 1 if scaling and scaling.kind == "longrope" else 0
+
+
+def turns_whole_texts(config: ModelConfig) -> bool:
+    """Whether the frequencies follow from a text's length: then it is read alone and at once, and shares no keys."""
+    return config.rope_scaling is not None and config.rope_scaling.kind in LENGTH_DEPENDENT
 
 
 def rotary(config: ModelConfig, *, local: bool = False) -> Rotary:

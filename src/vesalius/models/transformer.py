@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
     def _check(self, tokens: Tensor, positions: Tensor | None, cache: Cache | None) -> None:
         limit = self.config.max_position_embeddings
-        if tokens.shape[1] > limit:
+        if cache is None and tokens.shape[1] > limit:  # with one, a row may hold tokens of several texts
             raise UserError(f"{tokens.shape[1]} tokens in a row, but the model's context is {limit}: shorten the text")
         if cache is not None and positions is None:
             raise ValueError("a cache needs absolute positions (B, T), got None: pass where the new tokens stand")

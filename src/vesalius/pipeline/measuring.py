@@ -81,7 +81,7 @@ def measure_speed_of(name: str, *, repeats: int = 5) -> dict[str, Any]:
     start = time.perf_counter()
     lm = LanguageModel.load(name)
     load_seconds = time.perf_counter() - start
-    timings = time_work(lm.engine, repeats=repeats)
+    timings = time_work(lm.model, repeats=repeats)
     peak = peak_bytes()  # before the limits are measured, which takes memory of its own
     rates = measure_rates()
     return {

@@ -1,0 +1,87 @@
+"""Beam search over blocks: every beam is a table of them, and beams that begin alike share those of their beginning.
+
+A beam that goes on as two is copied by its numbers only; the block that both write to next is copied when one does
+(copy on write; Kwon et al. 2023, arXiv:2309.06180, section 4.4). A search has a pool of its own, as large as its beams
+can become: they step together, so that none of them could wait for others.
+"""
+
+import torch
+from torch import Tensor
+
+from vesalius.infer.beam_search import Beam, BeamSearch
+from vesalius.infer.blocks import BlockManager
+from vesalius.infer.paged_cache import BlockPool
+from vesalius.infer.reader import Reader
+from vesalius.infer.sequence import Sequence
+from vesalius.models.positions import reread_at
+from vesalius.models.transformer import Transformer
+
+
+class Beams:
+    """The blocks of K beams that have read equally much."""
+
+    def __init__(self, model: Transformer, count: int, like: BlockPool) -> None:
+        """`count` blocks, of the size and kind of another pool's."""
+        self.length = 0
+        self._pool = like.of_size(count)
+        self._reader, self._blocks = Reader(model, self._pool), BlockManager(count, like.size)
+        self._tables: list[list[int]] = [[]]
+
+    def read(self, tokens: list[list[int]]) -> Tensor:
+        """The new tokens of each beam -> logits (K, V) behind the last."""
+        end = self.length + len(tokens[0])
+        for table in self._tables:
+            self._make_room(table, end)
+        hidden = self._reader.read(tokens, [self.length] * len(tokens), self._tables)  # (K · T, D)
+        self.length = end
+        return self._reader.logits(hidden.unflatten(0, (len(tokens), -1))[:, -1])
+
+    def reorder(self, rows: list[int]) -> None:
+        """Makes beam i continue what beam rows[i] has read."""
+        chosen = [list(self._tables[row]) for row in rows]
+        for table in chosen:
+            self._blocks.hold(table)
+        self._release()
+        self._tables = chosen
+
+    def forget(self) -> None:
+        """Empties all beams, so that they are read again."""
+        self._release()
+        self._tables, self.length = [[] for _ in self._tables], 0
+
+    def _release(self) -> None:
+        for table in self._tables:
+            self._blocks.release(table)
+
+    def _make_room(self, table: list[int], end: int) -> None:
+        size = self._blocks.size
+        for i in range(self.length // size, len(table)):
+            if self._blocks.is_shared(table[i]):
+                own = self._blocks.allocate()
+                self._pool.copy(table[i], own)
+                self._blocks.release([table[i]])
+                table[i] = own
+        while len(table) * size < end:
+            table.append(self._blocks.allocate())
+
+
+def search_beams(model: Transformer, like: BlockPool, sequence: Sequence, eos_ids: frozenset[int]) -> list[Beam]:
+    """The best beams for a sequence's prompt, best first, in blocks like those of another pool."""
+    params, device = sequence.params, sequence.generator.device
+    reread = reread_at(model.config)
+    prompt = torch.tensor(sequence.prompt, device=device)  # (T,)
+    search = BeamSearch(prompt, params, limit=sequence.limit, eos_ids=eos_ids, adjust=sequence.adjust)
+    longest = -(-(sequence.length + sequence.limit) // like.size)
+    shared = 0 if reread else sequence.length // like.size
+    # Before the old beams are given back, the new ones hold the same blocks; each may copy one.
+    beams = Beams(model, shared + params.num_beams * (longest - shared + 1), like)
+    logits = beams.read([sequence.prompt]).expand(params.num_beams, -1)  # (K, V)
+    beams.reorder([0] * params.num_beams)  # every beam begins with the one prompt
+    while True:
+        rows = search.advance(logits)
+        if search.done:
+            return search.finished
+        beams.reorder(rows.tolist())
+        if beams.length < reread <= search.ids.shape[1]:
+            beams.forget()
+        logits = beams.read(search.ids[:, beams.length :].tolist())

@@ -1,0 +1,49 @@
+"""How an engine shares one machine among many sequences."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vesalius.core.errors import UserError
+
+CacheDtype = Literal["model", "float32", "bfloat16", "int8"]
+Preemption = Literal["recompute", "swap"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """UserError where a setting is out of its range.
+
+    block_size      positions of a block of keys and values
+    cache_bytes     memory for keys and values; None: for one whole context, at most a quarter of the memory
+    cache_dtype     what they are kept in; "model": what the model computes in
+    max_running     sequences of one step at most
+    step_tokens     tokens that one step reads at most: a longer prompt is read in pieces, between which others write on
+    prefix_caching  whether the blocks of an earlier text serve a later one that begins alike
+    preemption      what becomes of a sequence whose blocks others need: read again later, or put aside
+    swap_bytes      memory for what is put aside; where it is full, sequences are read again
+    swap_file       where that memory is a file; None: in memory
+    """
+
+    block_size: int = 32
+    cache_bytes: int | None = None
+    cache_dtype: CacheDtype = "model"
+    max_running: int = 64
+    step_tokens: int = 512
+    prefix_caching: bool = True
+    preemption: Preemption = "recompute"
+    swap_bytes: int = 1 << 28
+    swap_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_running", "step_tokens"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "a whole number from 1")
+        _check("cache_bytes", self.cache_bytes, (self.cache_bytes or 1) > 0, "a number of bytes above 0, or None")
+        _check("swap_bytes", self.swap_bytes, self.swap_bytes >= 0, "a number of bytes from 0")
+        dtypes, ways = ("model", "float32", "bfloat16", "int8"), ("recompute", "swap")
+        _check("cache_dtype", self.cache_dtype, self.cache_dtype in dtypes, " or ".join(dtypes))
+        _check("preemption", self.preemption, self.preemption in ways, " or ".join(ways))
+
+
+def _check(name: str, value: Any, valid: bool, expected: str) -> None:
+    if not valid:
+        raise UserError(f"{name} = {value!r}, expected {expected}")
