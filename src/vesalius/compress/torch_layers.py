@@ -6,7 +6,7 @@ keys and values; gate and up), and for a single token says the rest in the fewes
 
     RMSNorm   torch's own is nine small operations; the one scale of one token is a number of Python's
     rotation  is linear, so what it makes of the unit vectors is its matrix, one for all layers of a step
-    attention one product a key/value head for all the query heads that share it, straight over the cache's buffer
+    attention one product a key/value head for all the query heads that share it
 
 Same modules, same names, same weights; where a block's parts are not what they were, it runs as it was built, and so do
 batches of several sequences and caches that keep keys and values to themselves. Then its matrices are packed a second
@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from vesalius.compress.block_parts import MATRICES, Parts, is_common
 from vesalius.compress.quantised_linear import QuantisedLinear
-from vesalius.kernels.attention import attention
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.kernels.norms import rms_norm
 from vesalius.kernels.paged_attention import paged_attention, write
@@ -124,17 +123,18 @@ class TorchLayer:
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, room: Room) -> Tensor:
         """What the heads read of all keys and values so far, the new ones written: (T, H · E)."""
-        rule, tokens = self.attention.rule, q.shape[1]
-        lying = _extended(room, k, v)
-        if lying is None:
-            write(room.pages, room.segments, k.transpose(0, 1), v.transpose(0, 1))
-            return paged_attention(q.transpose(0, 1), room.pages, room.segments, rule).flatten(1)
-        keys, values = lying  # (K, S, E)
-        if tokens > 1:
-            return attention(q[None], keys[None], values[None], rule=rule)[0].transpose(0, 1).flatten(1)
-        if 0 < rule.window < keys.shape[1]:
-            keys, values = keys[:, -rule.window :], values[:, -rule.window :]
-        grouped, scale = q.view(self._kv_heads, -1, q.shape[2]), rule.scale or 1 / math.sqrt(q.shape[2])
+        (pages, segments), rule = room, self.attention.rule
+        if q.shape[1] > 1 or pages.values is None or pages.keys.dtype != q.dtype:
+            write(pages, segments, k.transpose(0, 1), v.transpose(0, 1))
+            return paged_attention(q.transpose(0, 1), pages, segments, rule).flatten(1)
+        which = segments.counts.index(1)
+        past, table = segments.pasts[which], segments.tables[which]
+        block, offset = divmod(past, pages.positions)
+        pages.keys[table[block]].select(1, offset).copy_(k.squeeze(1))
+        pages.values[table[block]].select(1, offset).copy_(v.squeeze(1))
+        first = max(0, past + 1 - rule.window) if rule.window else 0
+        keys, values = (_lying(part, table, first, past + 1) for part in (pages.keys, pages.values))  # (K, S, E)
+        grouped, scale = q.reshape(len(k), -1, q.shape[2]), rule.scale or 1 / math.sqrt(q.shape[2])
         scores = torch.baddbmm(self._zero, grouped, keys.mT, beta=0, alpha=scale)  # (K, H/K, S)
         return torch.bmm(scores.softmax(-1), values).view(1, -1)
 
@@ -173,16 +173,19 @@ def turning(rope: Rope | None, head_dim: int) -> Tensor | Rope | None:
     return rotate(torch.eye(head_dim).view(1, head_dim, 1, head_dim), *rope).view(head_dim, head_dim)
 
 
-def _extended(room: Room, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Writes new keys and values (K, T, E) behind the earlier ones -> all of them, (K, S, E), where they lie; None, and
-    nothing written, where that is more than one block, or not numbers as these are.
+def _lying(storage: Tensor, table: list[int], first: int, end: int) -> Tensor:
+    """Positions `first` to end - 1 of a sequence whose blocks are `table`, of storage (N, K, P, E): (K, S, E).
+
+    In one block they are read where they lie; blocks that follow each other are copied at once.
     """
-    (pages, segments), tokens = room, k.shape[1]
-    past = segments.pasts[0]
-    if pages.values is None or pages.keys.dtype != k.dtype or past + tokens > pages.positions:
-        return None
-    block = segments.tables[0][0]
-    keys, values = (part[block].narrow(1, 0, past + tokens) for part in (pages.keys, pages.values))
-    keys.narrow(1, past, tokens).copy_(k)
-    values.narrow(1, past, tokens).copy_(v)
-    return keys, values
+    P = storage.shape[2]
+    begin = first // P
+    used = table[begin : -(-end // P)]
+    start = used[0]
+    if len(used) == 1:
+        joined = storage[start]
+    else:
+        in_line = used == list(range(start, start + len(used)))
+        blocks = storage[start : start + len(used)] if in_line else storage[torch.tensor(used)]
+        joined = blocks.transpose(0, 1).flatten(1, 2)
+    return joined.narrow(1, first - begin * P, end - first)
