@@ -81,8 +81,9 @@ def quantised_matmul(x: Tensor, matrix: PackedMatrix, impl: str | None = None) -
     """
     if x.shape[-1] != matrix.columns:
         raise ValueError(f"x must be (…, {matrix.columns}), got {tuple(x.shape)}")
-    if impl is None and matrix.tiles is not None and not (x.requires_grad and torch.is_grad_enabled()):
-        return native(x, matrix)  # the way of every decoding step: nothing to look up, nothing to record
+    if impl is None and not (x.requires_grad and torch.is_grad_enabled()):
+        # The way of every decoding step: nothing to look up, nothing to record.
+        return native(x, matrix) if matrix.tiles is not None else by_torch(x, matrix)
     return _Product.apply(x, matrix, _implementation(matrix, impl))
 
 

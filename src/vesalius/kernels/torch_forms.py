@@ -25,6 +25,7 @@ from vesalius.kernels.block_formats.k_quants import unpack_scales
 
 GROUP = 32  # columns with one scale
 ROWS_AT_ONCE = 1024  # a multiple of 64, torch's own tile, so that parts packed one by one lie as if packed together
+INT4_PRODUCT = torch.ops.aten._weight_int4pack_mm_for_cpu.default  # named in full: torch then need not look for it
 PADDING = 16  # torch wants a multiple of so many rows
 
 Affine = tuple[Tensor, Tensor, Tensor]
@@ -59,9 +60,9 @@ class TorchForm:
         x = x.bfloat16()
         if self.weight is not None:
             return F.linear(x, self.weight).float()
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu
-        sums = [product(x, part.codes, GROUP, part.scales_and_zeros).float() for part in self.parts]
-        return (sums[0] if len(sums) == 1 else sums[0] + sums[1])[:, : self.rows]
+        sums = [INT4_PRODUCT(x, part.codes, GROUP, part.scales_and_zeros) for part in self.parts]
+        total = sums[0].float() if len(sums) == 1 else sums[0].float().add_(sums[1])
+        return total if total.shape[1] == self.rows else total[:, : self.rows]
 
 
 def torch_form(blocks: BlockTensor) -> TorchForm:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vesalius.compress.fused_layers import fuse_layers
 from vesalius.compress.quantised_linear import QuantisedEmbedding, QuantisedLinear, install_blocks
+from vesalius.compress.torch_layers import shorten_layers
 from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
 from vesalius.hub.gguf.names import to_ours
@@ -92,6 +93,7 @@ def build_model(
     if config.tie_word_embeddings:
         _tie(model)
     fuse_layers(model.eval())
+    shorten_layers(model)  # what the native side has not taken
     return model
 
 
