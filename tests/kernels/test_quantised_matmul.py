@@ -141,6 +141,12 @@ def test_torch_forms_of_many_rows_lie_as_if_packed_at_once(format):
     assert_within(quantised_matmul(x, matrix, "torch"), reference(x, matrix), bound)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_bytes_of_a_torch_form_are_known_before_it_is_made(format):
+    matrix = pack(random_blocks(format, 70, 512), tiles=False)
+    assert matrix.nbytes == matrix.torch_form.nbytes
+
+
 def test_the_reference_is_the_float_product():
     matrix, x = pack(random_blocks("q4_1", 1050, 64)), activations(2, 3, 64)
     torch.testing.assert_close(reference(x, matrix), x @ matrix.blocks().dequantise().T, atol=1e-5, rtol=1e-5)

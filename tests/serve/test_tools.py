@@ -1,4 +1,4 @@
-"""Calls of tools and thoughts, through OpenAI's own client. A grammar makes the random model write what a test wants."""
+"""Calls of tools and thoughts, through the client of OpenAI. A grammar makes a random model write what a test wants."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ CLOCK = {"type": "function", "function": {"name": "clock"}}
 TOOLS = [WEATHER, CLOCK]
 PADUA = '{"city": "Padua", "days": 3}'
 TWO_CALLS = {
-    "qwen": '<tool_call>\n{"name": "weather", "arguments": %s}\n</tool_call>\n'
-    '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>' % PADUA,
-    "llama3": '{"name": "weather", "parameters": %s}; {"name": "clock", "parameters": {}}' % PADUA,
-    "mistral": '[TOOL_CALLS] [{"name": "weather", "arguments": %s}, {"name": "clock", "arguments": {}}]' % PADUA,
+    "qwen": f'<tool_call>\n{{"name": "weather", "arguments": {PADUA}}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>',
+    "llama3": f'{{"name": "weather", "parameters": {PADUA}}}; {{"name": "clock", "parameters": {{}}}}',
+    "mistral": f'[TOOL_CALLS] [{{"name": "weather", "arguments": {PADUA}}}, {{"name": "clock", "arguments": {{}}}}]',
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vesalius.kernels.block_formats import FORMATS, BlockTensor
 from vesalius.kernels.native.interface import FORMAT_NUMBERS, MatrixStruct, available, functions, threads
-from vesalius.kernels.torch_forms import TorchForm, torch_form
+from vesalius.kernels.torch_forms import TorchForm, form_bytes, torch_form
 
 TILE = 16  # rows
 LINE = 64  # bytes: four columns of a tile's rows at 8 bits
@@ -61,7 +61,7 @@ class PackedMatrix:
     def nbytes(self) -> int:
         """Bytes that a product reads."""
         if self.tiles is None:
-            return self.torch_form.nbytes
+            return form_bytes(self.format, self.rows, self.columns)
         return self.tiles.codes.nbytes + self.tiles.scales.nbytes
 
     def struct(self) -> MatrixStruct:

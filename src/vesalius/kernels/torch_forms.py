@@ -65,6 +65,14 @@ class TorchForm:
         return total if total.shape[1] == self.rows else total[:, : self.rows]
 
 
+def form_bytes(format: str, rows: int, columns: int) -> int:
+    """What `TorchForm.nbytes` will be, without making the form."""
+    if format not in AFFINE:
+        return 2 * rows * columns
+    padded = rows + -rows % PADDING
+    return (1 if format.startswith("q4") else 2) * padded * (columns // 2 + 4 * columns // GROUP)
+
+
 def torch_form(blocks: BlockTensor) -> TorchForm:
     """The form of the table above for a matrix (rows, columns) of quantised blocks."""
     read = AFFINE.get(blocks.format)
