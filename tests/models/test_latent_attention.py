@@ -138,9 +138,9 @@ def test_rows_of_the_cache_can_change_places():
 
 def test_the_engine_generates_by_the_latent_cache():
     model, ids = Transformer(CONFIG).eval(), [3, 1, 4]
-    sequence = Engine(model).start(ids, SamplingParams(max_tokens=20, temperature=0.0))
-    assert isinstance(sequence.cache, LatentCache)
-    steps = Engine(model).stream(ids, SamplingParams(max_tokens=20, temperature=0.0))
+    engine = Engine(model)
+    assert engine.pool.pages[0].values is None
+    steps = engine.stream(ids, SamplingParams(max_tokens=20, temperature=0.0))
     for step in steps:
         with torch.no_grad():
             assert step.id == int(model(torch.tensor([ids]))[0, -1].argmax())

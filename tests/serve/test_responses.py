@@ -31,7 +31,11 @@ def test_events_add_up_to_the_response(running):
     deltas = [event for event in events if event.type == "response.output_text.delta"]
     assert "".join(event.delta for event in deltas) == whole.output_text
     assert sum(len(event.logprobs) for event in deltas) == len(whole.output[0].content[0].logprobs) > 0
-    assert events[-1].response.output[0].content == whole.output[0].content
+    (streamed,), (at_once,) = events[-1].response.output[0].content, whole.output[0].content
+    assert streamed.text == at_once.text
+    assert [one.token for one in streamed.logprobs] == [one.token for one in at_once.logprobs]
+    expected = pytest.approx([one.logprob for one in at_once.logprobs], abs=1e-5)
+    assert [one.logprob for one in streamed.logprobs] == expected
     assert events[-1].response.usage == whole.usage
 
 

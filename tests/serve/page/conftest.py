@@ -11,7 +11,7 @@ CHROMIUM = shutil.which("chromium")
 WAIT = 10_000  # ms; a machine with much else to do
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright is open its event loop runs, which other modules would meet
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine to open the page in")
