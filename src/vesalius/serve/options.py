@@ -13,7 +13,7 @@ from vesalius.serve.settings import ServerSettings
 
 SERVED: Mapping[str, Any] = {"cache_dtype": "int8"}
 """What a served engine does otherwise than one of a single caller: a step of many sequences reads as many bytes of keys
-and values as of weights, and in int8 they are a quarter. On SmolLM2-135M the perplexity does not change (bench/RESULTS).
+and values as of weights, and in int8 they are a quarter. SmolLM2-135M keeps its perplexity (bench/RESULTS.md).
 """
 
 
