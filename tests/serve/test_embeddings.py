@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from serving import serving, with_engine
 
 
 def test_a_vector_is_the_mean_of_the_last_hidden_states_at_unit_length(running, lm):
@@ -30,6 +31,12 @@ def test_more_texts_than_are_answered_at_once_keep_their_order(running):
     assert vectors[299] == pytest.approx(
         running.client().embeddings.create(model="tiny", input="text 299").data[0].embedding, abs=1e-5
     )
+
+
+def test_a_long_list_fits_into_a_short_queue(lm):
+    with serving(with_engine(lm), max_queue=0) as running:
+        answer = running.client().embeddings.create(model="tiny", input=[f"text {i}" for i in range(20)])
+    assert [entry.index for entry in answer.data] == list(range(20))
 
 
 @pytest.mark.parametrize(

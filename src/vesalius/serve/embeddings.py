@@ -38,8 +38,8 @@ def _encode(served: Served, body: EmbeddingRequest) -> list[list[int]]:
 
 
 async def _vectors(service: Service, texts: list[list[int]]) -> list[list[float]]:
-    """Texts go to the engine as far as there is room for them; the rest follows."""
-    room = service.settings.max_answers
+    """As many texts at a time as the engine reads at once: a long list must not need the whole queue."""
+    room = min(service.settings.max_answers, service.served.lm.engine.options.max_running)
     vectors: list[list[float]] = []
     for start in range(0, len(texts), room):
         ticket = await service.embed(texts[start : start + room])

@@ -1,4 +1,4 @@
-"""A line of JSON for every request, and its notes; prompts and answers only where the server is told to log them.
+"""A line of JSON for every request, and its notes; prompts only where the server is told to log them.
 
 Each request has an id, its client's (`X-Request-Id`) or a new one, which comes back with the answer.
 """

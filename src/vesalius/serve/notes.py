@@ -14,7 +14,7 @@ class Notes:
     """One request.
 
     id         what the client and the log call it
-    texts      prompts and answers, only where the server is told to log them
+    prompts    their texts, only where the server is told to log them
     first      seconds to the first token
     """
 

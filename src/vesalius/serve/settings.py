@@ -23,7 +23,7 @@ class ServerSettings:
     body_seconds       seconds that a request may take to come in, its headers and its body each
     max_answers        the most answers (`n`, and prompts of one request together) that a request may ask for
     drain_seconds      how long answers may go on after the server was told to stop
-    log_prompts        write prompts and answers into the log, which has none of them otherwise
+    log_prompts        write prompts into the log, which has no text of anybody otherwise
     allow_swap         let a request put another model in the place of the served one
     traces             report every request to OpenTelemetry, as the environment's OTEL_… variables say
     """
