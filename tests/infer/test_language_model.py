@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
 from vesalius.infer.language_model import LanguageModel
+from vesalius.infer.options import EngineOptions
 from vesalius.infer.params import SamplingParams
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
@@ -311,6 +312,16 @@ def test_end_tokens_that_only_the_checkpoint_names_end_an_answer(lm, tmp_path):
     path = tmp_path / "model" / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": end}))
     assert LanguageModel.load(tmp_path / "model").generate("ab").finish_reason == "stop"
+
+
+def test_a_model_that_may_take_less_memory_than_it_has_weights_answers_the_same(lm):
+    model = Transformer(lm.config)
+    options = EngineOptions(weight_bytes=sum(p.nbytes for p in model.parameters()) - 1)
+    smaller = LanguageModel(model, lm.tokenizer, options=options)
+    assert smaller.model.model.layers.offloaded
+    assert smaller.generate("ab", max_tokens=20).ids == lm.generate("ab", max_tokens=20).ids
+    with pytest.raises(UserError, match=r"weight_bytes = 10, but the embedding and the head take"):
+        LanguageModel(Transformer(lm.config), lm.tokenizer, options=EngineOptions(weight_bytes=10))
 
 
 def test_opening_a_model_does_not_load_torchs_compiler():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from serving import serving, with_engine
 
 

@@ -43,6 +43,13 @@ class QuantisedExperts(QuantisedModule):
         """Bytes that the product of one expert reads."""
         return self.matrices[0].nbytes
 
+    @property
+    def packed(self) -> tuple[PackedMatrix, ...]:
+        return self.matrices
+
+    def hold(self, matrices: tuple[PackedMatrix, ...]) -> None:
+        self.matrices = matrices
+
     def blocks(self) -> BlockTensor:
         return BlockTensor.of(self.format, torch.stack([matrix.blocks().blocks for matrix in self.matrices]))
 

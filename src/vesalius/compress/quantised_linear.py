@@ -34,6 +34,13 @@ class QuantisedMatrix(QuantisedModule):
     def format(self) -> str:
         return self.matrix.format
 
+    @property
+    def packed(self) -> tuple[PackedMatrix, ...]:
+        return (self.matrix,)
+
+    def hold(self, matrices: tuple[PackedMatrix, ...]) -> None:
+        (self.matrix,) = matrices
+
     def blocks(self) -> BlockTensor:
         return self.matrix.blocks()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vesalius.kernels.block_formats import BlockTensor
+from vesalius.kernels.packing import PackedMatrix
 
 
 class QuantisedModule(nn.Module):
@@ -27,6 +28,15 @@ class QuantisedModule(nn.Module):
     @property
     def format(self) -> str:
         """Name of the block format, for example "q4_1"."""
+        raise NotImplementedError
+
+    @property
+    def packed(self) -> tuple[PackedMatrix, ...]:
+        """The matrices that it multiplies by."""
+        raise NotImplementedError
+
+    def hold(self, matrices: tuple[PackedMatrix, ...]) -> None:
+        """Takes the same matrices, lying elsewhere, in place of its `packed` ones."""
         raise NotImplementedError
 
     def blocks(self) -> BlockTensor:

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from vesalius.compress.offload import offload_layers
 from vesalius.core.errors import UserError
 from vesalius.hub.directory import save_model
 from vesalius.hub.export import Exported, export_model
@@ -54,6 +55,8 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generation_defaults = generation_defaults or SamplingOptions()
+        if options is not None and options.weight_bytes is not None:
+            offload_layers(model, options.weight_bytes)
         self.engine = Engine(model, tokenizer.eos_ids, options)
 
     @classmethod

@@ -14,6 +14,7 @@ Preemption = Literal["recompute", "swap"]
 class EngineOptions:
     """UserError where a setting is out of its range.
 
+    weight_bytes    memory for the model's weights; layers that do not fit are pages of mapped files. None: all are kept
     block_size      positions of a block of keys and values
     cache_bytes     memory for keys and values; None: for one whole context, at most a quarter of the memory
     cache_dtype     what they are kept in; "model": what the model computes in
@@ -28,6 +29,7 @@ class EngineOptions:
     speculated      tokens that are guessed at once, at most
     """
 
+    weight_bytes: int | None = None
     block_size: int = 32
     cache_bytes: int | None = None
     cache_dtype: CacheDtype = "model"
@@ -44,6 +46,7 @@ class EngineOptions:
         for name in ("block_size", "max_running", "step_tokens", "speculated"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "a whole number from 1")
         _check("cache_bytes", self.cache_bytes, (self.cache_bytes or 1) > 0, "a number of bytes above 0, or None")
+        _check("weight_bytes", self.weight_bytes, (self.weight_bytes or 1) > 0, "a number of bytes above 0, or None")
         _check("swap_bytes", self.swap_bytes, self.swap_bytes >= 0, "a number of bytes from 0")
         _check("speculated", self.speculated, self.speculated <= MOST_NODES, f"a whole number from 1 to {MOST_NODES}")
         dtypes, ways = ("model", "float32", "bfloat16", "int8"), ("recompute", "swap")

@@ -8,7 +8,8 @@ small scales of 4 and 6 bits become bytes: q2_k 19 %, q3_k 4 %, q4_k 3 %, q5_k 2
 """
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -63,6 +64,23 @@ class PackedMatrix:
         if self.tiles is None:
             return form_bytes(self.format, self.rows, self.columns)
         return self.tiles.codes.nbytes + self.tiles.scales.nbytes
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that products and `blocks` read."""
+        if self.tiles is not None:
+            return [self.tiles.codes, self.tiles.scales]
+        assert self.stored is not None
+        return [self.stored.blocks, *self.torch_form.tensors]
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedMatrix":
+        """The same matrix, each of its `tensors` where `move` puts it."""
+        if self.tiles is not None:
+            return replace(self, tiles=Tiles(move(self.tiles.codes), move(self.tiles.scales)))
+        assert self.stored is not None
+        moved = replace(self, stored=replace(self.stored, blocks=move(self.stored.blocks)))
+        vars(moved)["torch_form"] = self.torch_form.moved(move)  # made from the blocks again it would be a copy
+        return moved
 
     def struct(self) -> MatrixStruct:
         """The native side's view, valid as long as this object lives. Only where there are tiles."""

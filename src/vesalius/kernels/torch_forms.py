@@ -13,7 +13,7 @@ Left out: float32 results, which this operation of torch does not give.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,9 +51,20 @@ class TorchForm:
     @property
     def nbytes(self) -> int:
         """Bytes that a product reads."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it is made of."""
         if self.weight is not None:
-            return self.weight.nbytes
-        return sum(part.codes.nbytes + part.scales_and_zeros.nbytes for part in self.parts)
+            return [self.weight]
+        return [tensor for part in self.parts for tensor in (part.codes, part.scales_and_zeros)]
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "TorchForm":
+        """The same, each of its `tensors` where `move` puts it."""
+        if self.weight is not None:
+            return replace(self, weight=move(self.weight))
+        return replace(self, parts=tuple(Int4Part(move(p.codes), move(p.scales_and_zeros)) for p in self.parts))
 
     def product(self, x: Tensor) -> Tensor:
         """x (M, columns) -> (M, rows) float32, with the accuracy of bfloat16."""
