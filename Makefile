@@ -13,7 +13,7 @@ chat: $(VENV)/.run
 	$(BIN)/vesalius chat $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
