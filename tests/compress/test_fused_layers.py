@@ -266,6 +266,15 @@ def test_a_dense_batch_has_the_bits_of_each_row_alone(tokens):
         assert torch.equal(states(batch[i : i + 1])[0], together[i])
 
 
+def test_blocks_that_are_loaded_later_are_used():
+    fused, other = quantised(TINY), quantised(TINY)
+    fuse_layers(fused)
+    for layer in other.model.layers:
+        layer.mlp.down_proj.pack(BlockTensor.quantise(torch.full((96, 160), 0.1), "q4_1"))
+    fused.load_state_dict(other.state_dict())
+    torch.testing.assert_close(hidden_states(fused, (5, 1)), hidden_states(other, (5, 1)), atol=1e-5, rtol=1e-4)
+
+
 def test_names_and_weights_stay():
     plain, fused = quantised(TINY), quantised(TINY)
     fuse_layers(fused)

@@ -81,19 +81,22 @@ class NativeLayer:
         parts = [(parent._modules, name, parent.get_submodule(name)) for parent, name in parents]
         # The dicts themselves, which stay the same: asking each module for its own takes ten times as long.
         self._parts = [(at, name, part, part._forward_hooks, part._forward_pre_hooks) for at, name, part in parts]
+        # What the struct points into: held, so that it stays, and compared, since a layer may take other blocks.
+        layers = [cast(QuantisedLinear, block.get_submodule(name)) for name in MATRICES.values()]
+        self._matrices = [(layer, layer.matrix) for layer in layers]
         self._block = block
         self.attention = cast(Attention, block.self_attn)
         self._struct = _struct(block, self.attention)
         self.address = ctypes.addressof(self._struct)
 
     def is_untouched(self, block: nn.Module) -> bool:
-        """Whether this is the block, with every part that was there, and nobody listens to any."""
+        """Whether this is the block, with every part and matrix that was there, and nobody listens to any."""
         if block is not self._block or block._forward_hooks or block._forward_pre_hooks:
             return False
         for siblings, name, part, hooks, pre_hooks in self._parts:
             if hooks or pre_hooks or siblings[name] is not part:
                 return False
-        return True
+        return all(layer.matrix is matrix for layer, matrix in self._matrices)
 
 
 class FusedLayers(Layers):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vesalius.infer.beam_search import Beam, BeamSearch
 from vesalius.infer.blocks import BlockManager
-from vesalius.infer.paged_cache import BlockPool
+from vesalius.infer.paged_cache import BlockPool, make_room
 from vesalius.infer.reader import Reader
 from vesalius.infer.sequence import Sequence
 from vesalius.models.positions import reread_at
@@ -31,7 +31,7 @@ class Beams:
         """The new tokens of each beam -> logits (K, V) behind the last."""
         end = self.length + len(tokens[0])
         for table in self._tables:
-            self._make_room(table, end)
+            make_room(self._pool, self._blocks, table, self.length, end)
         hidden = self._reader.read(tokens, [self.length] * len(tokens), self._tables)  # (K · T, D)
         self.length = end
         return self._reader.logits(hidden.unflatten(0, (len(tokens), -1))[:, -1])
@@ -52,17 +52,6 @@ class Beams:
     def _release(self) -> None:
         for table in self._tables:
             self._blocks.release(table)
-
-    def _make_room(self, table: list[int], end: int) -> None:
-        size = self._blocks.size
-        for i in range(self.length // size, len(table)):
-            if self._blocks.is_shared(table[i]):
-                own = self._blocks.allocate()
-                self._pool.copy(table[i], own)
-                self._blocks.release([table[i]])
-                table[i] = own
-        while len(table) * size < end:
-            table.append(self._blocks.allocate())
 
 
 def search_beams(model: Transformer, like: BlockPool, sequence: Sequence, eos_ids: frozenset[int]) -> list[Beam]:

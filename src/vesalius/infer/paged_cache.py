@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vesalius.infer.blocks import BlockManager
 from vesalius.kernels.attention import PLAIN, AttentionRule
 from vesalius.kernels.paged_attention import Pages, Segments, paged_attention, write
 from vesalius.models.attention import Room
@@ -103,6 +104,21 @@ class BlockPool:
         rows = torch.tensor(blocks, device=self.device)
         for tensor, content in zip(self._tensors, contents, strict=True):
             tensor.index_copy_(1, rows, content.to(self.device))
+
+
+def make_room(pool: BlockPool, blocks: BlockManager, table: list[int], start: int, end: int) -> None:
+    """Makes the blocks of positions from `start` to `end` the table's own: others' are copied, missing ones allocated.
+
+    Copy on write: Kwon et al. 2023, section 4.4. OutOfBlocksError where there are too few.
+    """
+    for i in range(start // blocks.size, len(table)):
+        if blocks.is_shared(table[i]):
+            own = blocks.allocate()
+            pool.copy(table[i], own)
+            blocks.release([table[i]])
+            table[i] = own
+    while len(table) * blocks.size < end:
+        table.append(blocks.allocate())
 
 
 class BatchCache:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vesalius.infer.blocks import GONE, BlockManager
 from vesalius.infer.options import EngineOptions
-from vesalius.infer.paged_cache import BlockPool
+from vesalius.infer.paged_cache import BlockPool, make_room
 from vesalius.infer.sequence import Sequence
 from vesalius.infer.speculative.draft import EMPTY, Draft
 from vesalius.infer.stats import EngineStats
@@ -154,15 +154,7 @@ class Scheduler:
 
     def _extend(self, sequence: Sequence, end: int) -> None:
         """Makes the blocks from the first unread position to `end` the sequence's own."""
-        table, size = sequence.table, self._blocks.size
-        for i in range(sequence.read // size, len(table)):
-            if self._blocks.is_shared(table[i]):
-                own = self._blocks.allocate()
-                self._pool.copy(table[i], own)
-                self._blocks.release([table[i]])
-                table[i] = own
-        while len(table) * size < end:
-            table.append(self._blocks.allocate())
+        make_room(self._pool, self._blocks, sequence.table, sequence.read, end)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Lets a waiting sequence run, if there is room for it and for what it has to read."""
