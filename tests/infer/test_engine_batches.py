@@ -235,3 +235,18 @@ def test_rates_of_what_was_found(model):
     assert (engine.stats.prompt_tokens, engine.stats.cached_tokens) == (34, 16)
     assert engine.stats.hit_rate == 16 / 34
     assert engine.stats.generated_tokens == 4
+
+
+def test_a_pinned_beginning_stays_whatever_else_is_read(model):
+    probe = Engine(model, options=EngineOptions(block_size=4))
+    engine = Engine(model, options=EngineOptions(block_size=4, cache_bytes=30 * probe.pool.block_bytes))
+    pinned = engine.pin(PROMPTS[2])
+    assert engine.blocks.used == len(pinned) == len(PROMPTS[2]) // 4
+    for _ in range(2):
+        for prompt in (PROMPTS[3], PROMPTS[4], PROMPTS[0]):
+            engine.run(engine.add([7, *prompt], SamplingParams(max_tokens=60))[0])
+    assert engine.run(engine.add([*PROMPTS[2], 5], SamplingParams(max_tokens=1))[0]).cached_tokens == 16
+    with pytest.raises(UserError, match="leaves less than a context of 96"):
+        engine.pin(PROMPTS[3])
+    engine.unpin(pinned)
+    assert engine.blocks.used == 0

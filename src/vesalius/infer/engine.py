@@ -58,6 +58,7 @@ class Engine:
         device, dtype = placement(model)
         self.pool = pool_of(model.config, self.options, dtype, device)
         self.blocks = BlockManager(self.pool.count, self.options.block_size)
+        self._pinned = 0
         self._alone = turns_whole_texts(model.config)
         self._caches = self.options.prefix_caching and not self._alone
         self._reader = Reader(model, self.pool)
@@ -127,6 +128,22 @@ class Engine:
         sequence = self._intake.reading(ids)
         sequence.pooled = True
         return self._wait(sequence, priority)
+
+    def pin(self, ids: list[int]) -> list[int]:
+        """Reads a text that many will begin with, and keeps its full blocks whatever else needs room -> what `unpin`
+        takes. UserError as in `score`, and where less than one context would be left for everybody else."""
+        kept = len(ids) // self.blocks.size
+        if self.blocks.count - self._pinned - kept < self.blocks.blocks_of(self.context):
+            raise UserError(f"pinning {len(ids)} tokens leaves less than a context of {self.context}: give cache_bytes")
+        self.run(self._wait(self._intake.reading(ids), 0))
+        found, _ = self.blocks.find(None, ids)
+        self._pinned += len(found)
+        return found
+
+    def unpin(self, blocks: list[int]) -> None:
+        """What `pin` gave is kept no longer than the rest."""
+        self._pinned -= len(blocks)
+        self.blocks.release(blocks)
 
     def stream(self, ids: list[int], params: SamplingParams, *, constraint: Constraint | None = None) -> "Steps":
         """The steps of one sequence, computed when they are asked for. UserError as in `add`, at once."""
