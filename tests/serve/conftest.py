@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from serving import Running, byte_tokenizer, serving, tiny_lm, with_engine
+from tiny_server import Running, byte_tokenizer, serving, tiny_lm, with_engine
 
 from vesalius.infer.language_model import LanguageModel
 

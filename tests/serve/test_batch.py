@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from serving import byte_tokenizer, settings_of, tiny_lm, with_engine
+from tiny_server import byte_tokenizer, settings_of, tiny_lm, with_engine
 
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.serve.batch import Batch, run_batch

@@ -6,7 +6,7 @@ import re
 import jsonschema
 import openai
 import pytest
-from serving import CONTEXT, Running
+from tiny_server import CONTEXT, Running
 
 from vesalius.tokenizers.chat import encode_chat
 

@@ -1,7 +1,7 @@
 """Completions through OpenAI's own client."""
 
 import pytest
-from serving import Running
+from tiny_server import Running
 
 
 def complete(running: Running, **options):

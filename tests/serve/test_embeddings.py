@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from serving import serving, with_engine
+from tiny_server import serving, with_engine
 
 
 def test_a_vector_is_the_mean_of_the_last_hidden_states_at_unit_length(running, lm):

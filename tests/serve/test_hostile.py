@@ -4,7 +4,7 @@ import json
 import socket
 
 import pytest
-from serving import Running, serving, with_engine
+from tiny_server import Running, serving, with_engine
 
 HI = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"

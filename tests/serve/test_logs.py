@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from serving import serving, with_engine
+from tiny_server import serving, with_engine
 
 from vesalius.core.errors import UserError
 from vesalius.serve.logs import JsonLines

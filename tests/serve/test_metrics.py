@@ -1,7 +1,7 @@
 """What Prometheus reads."""
 
 from prometheus_client.parser import text_string_to_metric_families
-from serving import serving, with_engine
+from tiny_server import serving, with_engine
 
 HI = [{"role": "user", "content": "Hi, this is a text that fills more than one block of the cache."}]
 

@@ -4,7 +4,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-from serving import serving, with_engine
+from tiny_server import serving, with_engine
 
 ASKED = [
     ("POST", "/v1/chat/completions"),

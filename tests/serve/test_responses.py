@@ -4,7 +4,7 @@ import json
 
 import jsonschema
 import pytest
-from serving import Running
+from tiny_server import Running
 
 
 def respond(running: Running, **options):

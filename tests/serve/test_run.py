@@ -9,8 +9,8 @@ import threading
 
 import httpx
 import pytest
-from serving import byte_tokenizer, tiny_lm
 from tiny import called, vesalius
+from tiny_server import byte_tokenizer, tiny_lm
 
 from vesalius.serve.run import name_of
 

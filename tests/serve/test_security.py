@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from serving import serving, with_engine
+from tiny_server import serving, with_engine
 
 from vesalius.core.errors import UserError
 from vesalius.serve.settings import ServerSettings

@@ -5,7 +5,7 @@ import threading
 
 import httpx
 import pytest
-from serving import OPTIONS, byte_tokenizer, serving, tiny_lm, with_engine
+from tiny_server import OPTIONS, byte_tokenizer, serving, tiny_lm, with_engine
 
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.serve.service import Served

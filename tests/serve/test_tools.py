@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from serving import byte_tokenizer, serving, tiny_lm, with_engine
+from tiny_server import byte_tokenizer, serving, tiny_lm, with_engine
 
 from vesalius.infer.constrain import ConstraintSpec, compile_constraint
 
