@@ -35,7 +35,7 @@ def test_each_kind_has_a_name(tmp_path):
     ("name", "message"),
     [
         ("ngrams", "unknown speculation 'ngrams', did you mean 'ngram'"),
-        ("magic", "Known are ngram, draft:MODEL"),
+        ("magic", r"\(forms: ngram, draft:MODEL"),
         ("ngram:3", "expected one of ngram"),
         ("draft", "expected one of ngram, draft:MODEL"),
         ("early_exit:", "expected one of"),

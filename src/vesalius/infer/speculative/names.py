@@ -26,7 +26,7 @@ def proposer_named(name: str, model: Transformer) -> Proposer:
     """
     kind, _, argument = name.partition(":")
     if kind not in KINDS:
-        raise UserError(f"unknown speculation {name!r}, {nearest(kind, KINDS)} Known are {NAMES}")
+        raise UserError(f"unknown speculation {name!r}, {nearest(kind, KINDS)} (forms: {NAMES})")
     if bool(argument) != (kind != "ngram"):
         raise UserError(f"speculation {name!r}: expected one of {NAMES}")
     return KINDS[kind](model, argument)
