@@ -12,6 +12,28 @@ from vesalius.kernels.paged_attention import Segments
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 
+TINY = ModelConfig(
+    vocab_size=64,
+    hidden_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    intermediate_size=160,
+    max_position_embeddings=256,
+)
+SHAPES: dict[str, dict] = {
+    "grouped heads": {},
+    "one head, odd widths": {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32, "hidden_size": 32},
+    "qk-norm": {"qk_norm": "head"},
+    "biases": {"attention_bias": True, "attention_output_bias": True},
+    "window": {"sliding_window": 20},
+    "half of a head turns": {"partial_rotary_factor": 0.5},
+    "no positions": {"position": "none"},
+    "one layer without positions": {"layers_without_rope": (1,)},
+    "multipliers": {"residual_multiplier": 0.3, "attention_multiplier": 0.1},
+}
+
 
 def drawn(config: ModelConfig, format: str, others: dict[str, str]) -> tuple[Transformer, dict[str, BlockTensor]]:
     """A model, and its layers' matrices in blocks; `others` are the formats of those whose names end so."""
@@ -25,9 +47,15 @@ def drawn(config: ModelConfig, format: str, others: dict[str, str]) -> tuple[Tra
 
 
 def quantised(config: ModelConfig, format: str = "q4_1", **others: str) -> Transformer:
-    """The model as a machine without a compiler has it: `others` as keywords, for example v_proj="q8_0"."""
+    """The model as this machine has it: `others` as keywords, for example v_proj="q8_0"."""
     model, blocks = drawn(config, format, {f"{name}.weight": other for name, other in others.items()})
     install_blocks(model, blocks)
+    return model
+
+
+def quantised_for_torch(config: ModelConfig, format: str = "q4_1", **others: str) -> Transformer:
+    """The same as a machine without a compiler has it."""
+    model = quantised(config, format, **others)
     for layer in model.modules():
         if isinstance(layer, QuantisedModule):
             layer.matrix = pack(layer.blocks(), tiles=False)

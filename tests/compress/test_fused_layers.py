@@ -4,79 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from quantised_models import SHAPES, TINY, hidden_states, in_float, quantised, relative_error
 from torch import nn
 
 from vesalius.compress.fused_layers import fuse_layers
-from vesalius.compress.quantised_linear import install_blocks
 from vesalius.infer.cache import DenseCache
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.kernels.native.interface import available
 from vesalius.kernels.pages import Pages, Segments, quantise_heads
 from vesalius.models.attention import Room
-from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(not available(), reason="no C++ compiler")
 
-TINY = ModelConfig(
-    vocab_size=64,
-    hidden_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=16,
-    intermediate_size=160,
-    max_position_embeddings=256,
-)
-SHAPES = {
-    "grouped heads": {},
-    "one head, odd widths": {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32, "hidden_size": 32},
-    "qk-norm": {"qk_norm": "head"},
-    "biases": {"attention_bias": True, "attention_output_bias": True},
-    "window": {"sliding_window": 20},
-    "half of a head turns": {"partial_rotary_factor": 0.5},
-    "no positions": {"position": "none"},
-    "one layer without positions": {"layers_without_rope": (1,)},
-    "multipliers": {"residual_multiplier": 0.3, "attention_multiplier": 0.1},
+SHAPES = SHAPES | {
     "soft cap": {"attn_logit_softcapping": 5.0},
     "sinks": {"attention_sinks": True},
     "heads of an odd width": {"head_dim": 24, "num_attention_heads": 4},
 }
-
-
-def drawn(config, form):
-    """A model, and its matrices in blocks."""
-    model = Transformer(config).eval()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3 if parameter.dim() < 2 else 0.15, generator=generator)
-    names = [n for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n and "lm_head" not in n]
-    return model, {n: BlockTensor.quantise(model.get_parameter(n).detach(), form) for n in names}
-
-
-def quantised(config, form="q4_1"):
-    model, blocks = drawn(config, form)
-    install_blocks(model, blocks)
-    return model
-
-
-def in_float(config, form="q4_1"):
-    """The model whose products no activation is rounded for."""
-    model, blocks = drawn(config, form)
-    model.load_state_dict({name: tensor.dequantise() for name, tensor in blocks.items()}, strict=False)
-    return model
-
-
-def hidden_states(model, chunks, dtype=torch.float32):
-    """The decoder's output, chunk by chunk over one cache."""
-    cache = DenseCache(model.config, capacity=8, dtype=dtype)
-    tokens = torch.randint(64, (1, sum(chunks)), generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        return torch.cat([model.model(t, cache.positions(t.shape[1]), cache) for t in tokens.split(chunks, dim=1)], 1)
-
-
-def relative_error(ours, truth):
-    return float((ours - truth).norm() / truth.norm())
 
 
 def assert_as_exact(ours, plain, exact):

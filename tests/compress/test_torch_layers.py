@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from quantised_models import hidden_states, in_float, paged_states, quantised, relative_error, tokens_of
+from quantised_models import SHAPES, TINY, hidden_states, in_float, paged_states, relative_error, tokens_of
+from quantised_models import quantised_for_torch as quantised
 from torch import nn
 
 from vesalius.compress import torch_layers
@@ -12,35 +13,10 @@ from vesalius.compress.torch_layers import shorten_layers
 from vesalius.infer.paged_cache import BatchCache, BlockPool
 from vesalius.kernels.packing import pack
 from vesalius.kernels.paged_attention import Segments
-from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 
-TINY = ModelConfig(
-    vocab_size=64,
-    hidden_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=16,
-    intermediate_size=160,
-    max_position_embeddings=256,
-)
-SHAPES = {
-    "grouped heads": {},
-    "one head": {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32, "hidden_size": 32},
-    "qk-norm": {"qk_norm": "head"},
-    "biases": {"attention_bias": True, "attention_output_bias": True},
-    "window": {"sliding_window": 20},
-    "half of a head turns": {"partial_rotary_factor": 0.5},
-    "no positions": {"position": "none"},
-    "one layer without positions": {"layers_without_rope": (1,)},
-    "multipliers": {"residual_multiplier": 0.3, "attention_multiplier": 0.1},
-    "local frequencies": {
-        "sliding_window": 20,
-        "rope_local_theta": 100.0,
-        "layer_types": ("sliding_attention", "full_attention"),
-    },
-}
+LOCAL = {"sliding_window": 20, "rope_local_theta": 100.0, "layer_types": ("sliding_attention", "full_attention")}
+SHAPES = SHAPES | {"local frequencies": LOCAL}
 CHUNKS = [30, *[1] * 12, 3, 8, 1]
 
 

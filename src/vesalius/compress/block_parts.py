@@ -21,7 +21,8 @@ QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 
 
 def is_common(block: nn.Module) -> bool:
-    """Whether this is such a block and nothing more: no experts, other norms or activations, soft caps or sinks."""
+    """Whether this is such a block and nothing more: no experts, other norms or activations. Its scores may have soft
+    caps or sinks."""
     if type(block) is not PreNorm or type(block.self_attn) is not Attention or type(block.mlp) is not GatedMLP:
         return False
     attention, mlp = block.self_attn, block.mlp
@@ -34,8 +35,6 @@ def is_common(block: nn.Module) -> bool:
         and (plain_qk or head_qk)
         and mlp.act is ACTIVATIONS["silu"]
         and all(layer.bias is None for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        and attention.sinks is None
-        and not attention.rule.softcap
         and not block.dropout.p
     )
 
@@ -49,6 +48,7 @@ class Parts:
         parts = [(parent._modules, name, parent.get_submodule(name)) for parent, name in parents]
         # The dicts themselves, which stay the same: asking each module for its own takes ten times as long.
         self._parts = [(at, name, part, part._forward_hooks, part._forward_pre_hooks) for at, name, part in parts]
+        # Held, so that addresses of their numbers stay good, and compared, since a layer may take other blocks.
         layers = [cast(QuantisedLinear, block.get_submodule(name)) for name in MATRICES.values()]
         self._matrices = [(layer, layer.matrix) for layer in layers]
         self._block = block

@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from vesalius.compress.block_parts import MATRICES, NORMS, QK_NORMS, Parts, is_common
 from vesalius.compress.quantised_linear import QuantisedLinear
 from vesalius.kernels.native.interface import (
     AnglesStruct,
@@ -28,13 +29,8 @@ from vesalius.kernels.native.interface import (
 )
 from vesalius.models.attention import Attention, Context, Room
 from vesalius.models.blocks import PreNorm
-from vesalius.models.layers import ACTIVATIONS, GatedMLP, RMSNorm
+from vesalius.models.layers import RMSNorm
 from vesalius.models.transformer import Layers, Transformer
-
-MATRICES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
-MATRICES |= {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
-NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
-QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 
 
 def fuse_layers(model: Transformer) -> int:
@@ -47,56 +43,20 @@ def fuse_layers(model: Transformer) -> int:
 
 def is_fusable(block: nn.Module) -> bool:
     """Whether the native side computes what this block does. Matrices lie in tiles only where there is one."""
-    if type(block) is not PreNorm or type(block.self_attn) is not Attention or type(block.mlp) is not GatedMLP:
+    if not is_common(block):
         return False
-    attention, mlp = block.self_attn, block.mlp
-    layers = [block.get_submodule(name) for name in MATRICES.values()]
-    if any(type(layer) is not QuantisedLinear or layer.matrix.tiles is None for layer in layers):
-        return False
-    norms = [block.get_submodule(name) for name in NORMS.values()]
-    qk_norms = [block.get_submodule(name) for name in QK_NORMS.values()]
-    plain_norms = all(type(norm) is RMSNorm for norm in norms)
-    plain_qk = all(type(norm) is nn.Identity for norm in qk_norms)
-    head_qk = all(type(norm) is RMSNorm for norm in qk_norms) and not attention.norms_all_heads
-    plain_mlp = mlp.act is ACTIVATIONS["silu"] and all(
-        mlp.get_submodule(n).bias is None for n in ("gate_proj", "up_proj")
-    )
-    whole_groups = all(layer.in_features % 32 == 0 for layer in cast(list[QuantisedLinear], layers))
-    return (
-        plain_norms
-        and (plain_qk or head_qk)
-        and plain_mlp
-        and mlp.down_proj.bias is None
-        and whole_groups
-        and not block.dropout.p
-    )
+    layers = [cast(QuantisedLinear, block.get_submodule(name)) for name in MATRICES.values()]
+    return all(layer.matrix.tiles is not None and layer.in_features % 32 == 0 for layer in layers)
 
 
 class NativeLayer:
     """What the native side reads of a block, and the parts that it stands for."""
 
     def __init__(self, block: nn.Module) -> None:
-        names = ("self_attn", "mlp", *MATRICES.values(), *NORMS.values(), *QK_NORMS.values())
-        parents = [(block.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
-        parts = [(parent._modules, name, parent.get_submodule(name)) for parent, name in parents]
-        # The dicts themselves, which stay the same: asking each module for its own takes ten times as long.
-        self._parts = [(at, name, part, part._forward_hooks, part._forward_pre_hooks) for at, name, part in parts]
-        # What the struct points into: held, so that it stays, and compared, since a layer may take other blocks.
-        layers = [cast(QuantisedLinear, block.get_submodule(name)) for name in MATRICES.values()]
-        self._matrices = [(layer, layer.matrix) for layer in layers]
-        self._block = block
+        self.parts = Parts(block)
         self.attention = cast(Attention, block.self_attn)
         self._struct = _struct(block, self.attention)
         self.address = ctypes.addressof(self._struct)
-
-    def is_untouched(self, block: nn.Module) -> bool:
-        """Whether this is the block, with every part and matrix that was there, and nobody listens to any."""
-        if block is not self._block or block._forward_hooks or block._forward_pre_hooks:
-            return False
-        for siblings, name, part, hooks, pre_hooks in self._parts:
-            if hooks or pre_hooks or siblings[name] is not part:
-                return False
-        return all(layer.matrix is matrix for layer, matrix in self._matrices)
 
 
 class FusedLayers(Layers):
@@ -129,7 +89,7 @@ class FusedLayers(Layers):
         run: list[NativeLayer] = []
         for i in range(place, len(blocks)):
             layer = self._native.get(i)
-            if layer is None or not layer.is_untouched(blocks[i]):
+            if layer is None or not layer.parts.are_untouched(blocks[i]):
                 break
             run.append(layer)
         return run

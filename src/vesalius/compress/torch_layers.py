@@ -9,8 +9,8 @@ keys and values; gate and up), and for a single token says the rest in the fewes
     attention one product a key/value head for all the query heads that share it
 
 Same modules, same names, same weights; where a block's parts are not what they were, it runs as it was built, and so do
-batches of several sequences and caches that keep keys and values to themselves. Then its matrices are packed a second
-time, each by itself. Left out: torch.compile, which needs a compiler; torch.jit, which torch is leaving behind.
+a dense cache's batches of several rows and caches that keep keys and values to themselves. Then its matrices are packed
+a second time, each by itself. Left out: torch.compile, which needs a compiler; torch.jit, which torch is leaving.
 """
 
 import math
@@ -47,8 +47,12 @@ def shorten_layers(model: Transformer) -> int:
 
 def is_shortenable(block: nn.Module) -> bool:
     """Whether TorchLayer computes what this block does, and torch is what multiplies its matrices."""
-    layers = [block.get_submodule(name) for name in MATRICES.values()] if is_common(block) else []
-    return bool(layers) and all(cast(QuantisedLinear, layer).matrix.stored is not None for layer in layers)
+    if not is_common(block):
+        return False
+    attention = cast(Attention, block.self_attn)
+    layers = [cast(QuantisedLinear, block.get_submodule(name)) for name in MATRICES.values()]
+    plain_scores = attention.sinks is None and not attention.rule.softcap
+    return plain_scores and all(layer.matrix.stored is not None for layer in layers)
 
 
 class Stack:
