@@ -6,7 +6,6 @@ that can say the model; one that none can say is saved all the same, with model_
 Left out: hub ids, aliases and GGUF files.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from vesalius.core.errors import UserError, nearest
 from vesalius.core.files import atomic_path, write_json
 from vesalius.core.run_directory import RunDirectory
+from vesalius.hub.json_object import read_object
 from vesalius.hub.weights import WEIGHTS, build_model, check_size, read_weights, write_weights
 from vesalius.models.families import family_of, read_config, write_config
 from vesalius.models.transformer import Transformer
@@ -28,7 +28,7 @@ GENERATION = "generation_config.json"
 def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
     """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
     directory = find_model(directory)
-    published = _read_object(directory / CONFIG)
+    published = read_object(directory / CONFIG)
     config = read_config(published)
     names, weights = family_of(published).weights, read_weights(directory)
     check_size(config, weights, where=str(directory))
@@ -83,14 +83,3 @@ def _beside(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     hint = nearest(path.name, names)
     return f", {hint}" if hint.startswith("did you mean") else ""
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError where the file is damaged: it is the user's input here."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): it is cut off or damaged, fetch it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(values).__name__}: fetch it again")
-    return values
