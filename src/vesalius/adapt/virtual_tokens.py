@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vesalius.adapt.holder import Holder, Switchboard
 from vesalius.adapt.switch import check_name, switch, switchboard
+from vesalius.core.errors import UserError
 from vesalius.kernels.attention import PLAIN, AttentionRule, attention, document_mask
 from vesalius.models.attention import Cache, Room
+from vesalius.models.positions import reread_at
 from vesalius.models.transformer import Decoder, Transformer
 
 
@@ -161,9 +163,12 @@ def next_id(model: Transformer) -> int:
 def add_virtual(model: Transformer, name: str, part: VirtualTokens) -> None:
     """Puts virtual tokens of this name in front of every text, freezes the rest, and takes them into use alone.
 
-    UserError where the name is taken.
+    UserError where the name is taken, and for a model whose frequencies change where a text grows (LongRoPE): it is
+    read again there, from its text.
     """
     check_name(model, name)
+    if reread_at(model.config):
+        raise UserError("a model with LongRoPE reads long texts again, without prompt or prefix: use another adapter")
     board, decoder = switchboard(model), model.model
     model.requires_grad_(False)
     if not isinstance(decoder, PromptedDecoder):
