@@ -140,7 +140,9 @@ def test_what_does_not_fit_and_what_is_the_same_is_dropped_and_named():
     collected = collect(items, TOKENIZER, SHARED, answers=2)
     assert collected.names == ["item 0"]
     assert collected.dropped == {"longer than 40 tokens": ["item 1"], "chosen equal to rejected": ["twins"]}
-    with pytest.raises(UserError, match=r"no judged answer can be used: 1 chosen equal to rejected \(the first: twins\)"):
+    with pytest.raises(
+        UserError, match=r"no judged answer can be used: 1 chosen equal to rejected \(the first: twins\)"
+    ):
         collect([same], TOKENIZER, SHARED, answers=2)
     with pytest.raises(UserError, match="the files are empty, or the split left none"):
         collect([], TOKENIZER, SHARED, answers=2)

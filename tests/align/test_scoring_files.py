@@ -97,7 +97,9 @@ def test_what_is_saved_opens_with_the_same_bits(shape: str, labels: int, tmp_pat
 
 def test_a_directory_that_scores_nothing_is_told(tmp_path: Path) -> None:
     save_model(tmp_path / "m", Transformer(ModelConfig.from_dict(SIZES)), TOKENIZER)
-    with pytest.raises(UserError, match=r"is a LlamaForCausalLM, which scores nothing: give a model that `vesalius run"):
+    with pytest.raises(
+        UserError, match=r"is a LlamaForCausalLM, which scores nothing: give a model that `vesalius run"
+    ):
         open_scoring_model(tmp_path / "m")
 
 
@@ -112,5 +114,7 @@ def test_a_head_of_other_labels_is_told(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config["architectures"] = ["LlamaForSequenceClassification"]
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"must have \{'weight': \(1, 32\)\}, got \{'weight': \(2, 32\), 'bias': \(2,\)"):
+    with pytest.raises(
+        UserError, match=r"must have \{'weight': \(1, 32\)\}, got \{'weight': \(2, 32\), 'bias': \(2,\)"
+    ):
         open_scoring_model(tmp_path / "m")

@@ -26,7 +26,11 @@ def test_a_row_is_a_solution(tmp_path: Path) -> None:
 
 
 def test_labels_may_be_numbers_and_prompts_messages_with_a_system(tmp_path: Path) -> None:
-    prompt = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "1?"}]
+    prompt = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "1?"},
+    ]
     [found] = read_solutions([write_lines(tmp_path, ROW | {"prompt": prompt, "labels": [1, 0], "system": "Be kind."})])
     assert found.prompt == [{"role": "system", "content": "Be kind."}, *prompt]
     assert found.labels == (True, False)

@@ -79,4 +79,4 @@ def aggregate(steps: Tensor, how: Aggregation = "product") -> Tensor:
     >>> aggregate(torch.tensor([0.5, 0.5])).item(), aggregate(torch.tensor([0.5, 0.25]), "minimum").item()
     (0.25, 0.25)
     """
-    return {"product": torch.prod, "minimum": torch.amin}[how](steps, dim=-1)
+    return steps.prod(-1) if how == "product" else steps.amin(-1)

@@ -5,8 +5,8 @@
 
 The first is the likelihood of the comparisons under Bradley & Terry 1952 (Christiano et al. 2017, arXiv:1706.03741,
 eq. 1); the margin m says by how much the chosen answer was found better (Touvron et al. 2023, arXiv:2307.09288, eq. 2).
-Comparisons say nothing of the level of rewards; the centring term c (Eisenstein et al. 2023, arXiv:2312.09244, section 2)
-holds it at 0.
+Comparisons say nothing of the level of rewards; the centring term c (Eisenstein et al. 2023, arXiv:2312.09244, section
+2) holds it at 0.
 
 `score` is what everybody calls who wants rewards: policies, best-of-n, reports.
 """

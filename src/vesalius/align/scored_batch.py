@@ -49,9 +49,7 @@ class ScoredBatch:
     def split(self, rows: int) -> "list[ScoredBatch]":
         """The same rows in order as batches of at most `rows`."""
         parts = zip(self.tokens.split(rows), self.positions.split(rows), self.targets.split(rows), strict=True)
-        return [
-            replace(self, tokens=tokens, positions=places, targets=targets) for tokens, places, targets in parts
-        ]
+        return [replace(self, tokens=tokens, positions=places, targets=targets) for tokens, places, targets in parts]
 
     def to(self, device: torch.device | str) -> "ScoredBatch":
         """The batch on another device; itself where it is there already."""

@@ -1,4 +1,4 @@
-"""From judged answers to ids with numbers at some of their tokens: pairs, scores and steps become the same thing here."""
+"""From judged answers to ids with numbers at some of their tokens: pairs, scores and steps become the same here."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

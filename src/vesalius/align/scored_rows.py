@@ -1,8 +1,8 @@
 """Judged answers in packed rows: the batch source of reward models and process reward models.
 
-Rows are packed as everywhere (packing.py). Where the model allows it, the two answers of a pair stand behind one copy of
-their prompt with the same positions, neither seeing the other. Unlike in answers.py every answer's last token is in the
-row: there its reward is read.
+Rows are packed as everywhere (packing.py). Where the model allows it, the two answers of a pair stand behind one copy
+of their prompt with the same positions, neither seeing the other. Unlike in answers.py every answer's last token is in
+the row: there its reward is read.
 
 What is longer than a row, and a pair whose answers are the same tokens, is dropped, counted and named. Left out:
 truncation: half an answer is not the answer that was judged.
@@ -132,9 +132,7 @@ def each_once(items: ScoredItems, layout: Layout) -> Iterator[tuple[list[int], S
         yield [number for row in part for number in row], scored_batch(items, part, layout)
 
 
-def scored_batch(
-    items: ScoredItems, rows: Sequence[Sequence[int]], layout: Layout, *, source: str = ""
-) -> ScoredBatch:
+def scored_batch(items: ScoredItems, rows: Sequence[Sequence[int]], layout: Layout, *, source: str = "") -> ScoredBatch:
     """The batch whose rows have the items of these numbers. Padding is one more document at the end of a row."""
     shape = len(rows), layout.context
     tokens, positions = np.full(shape, items.padding, np.int64), np.zeros(shape, np.int64)

@@ -1,4 +1,4 @@
-"""Scoring models as Hugging Face directories: the files of hub/directory, with `score.weight` in place of an output head.
+"""Scoring models as Hugging Face directories: hub/directory's files, with `score.weight` in place of an output head.
 
 config.json names …ForSequenceClassification for one label and …ForTokenClassification for two, so transformers opens
 what is saved here and what it saves opens here, in every family whose classifiers call their head `score` (Llama,
@@ -89,5 +89,7 @@ def _labels_of(head: dict[str, Tensor], config: ModelConfig, architecture: str, 
     labels = next(labels for labels, ending in ENDINGS.items() if architecture.endswith(ending))
     expected = {"weight": (labels, config.hidden_size)} | ({"bias": (labels,)} if labels != REWARD else {})
     if (found := {name: tuple(tensor.shape) for name, tensor in head.items()}) != expected:
-        raise UserError(f"{directory}: the head `score` of a {architecture} must have {expected}, got {found or 'none'}")
+        raise UserError(
+            f"{directory}: the head `score` of a {architecture} must have {expected}, got {found or 'none'}"
+        )
     return labels

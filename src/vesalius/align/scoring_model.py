@@ -23,7 +23,7 @@ REWARD, STEPS = 1, 2
 
 
 class ScoringModel(nn.Module):
-    """tokens (B, T) -> (B, T, C) float32, C = `labels` numbers for each token. `model` is the decoder, `score` the head.
+    """tokens (B, T) -> (B, T, C) float32, C = `labels` numbers a token. `model` is the decoder, `score` the head.
 
     `config` is that of the model that the decoder came from.
     """
@@ -33,13 +33,13 @@ class ScoringModel(nn.Module):
         self.config = config
         self.model = decoder
         self.score = nn.Linear(config.hidden_size, labels, bias=labels != REWARD)
-        weight = decoder.norm.weight
+        table = decoder.embed_tokens.weight
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.score.weight.normal_(std=(config.hidden_size + 1) ** -0.5, generator=generator)
             if self.score.bias is not None:
                 self.score.bias.zero_()
-        self.score.to(weight.device, weight.dtype)
+        self.score.to(table.device, table.dtype)
 
     @classmethod
     def on(cls, model: Transformer, labels: int = REWARD, *, seed: int = 0) -> "ScoringModel":

@@ -3,8 +3,8 @@
     prompt, completions, labels    text or messages, a list of texts, and as many of true and false (TRL's format for
                                    stepwise supervision)
 
-A row that lacks one of them, an empty step or a number of labels that is not that of the steps is an error with file and
-line. Left out: PRM800K's own nested format, which its readers turn into this one.
+A row that lacks one of them, an empty step or a number of labels that is not that of the steps is an error with file
+and line. Left out: PRM800K's own nested format, which its readers turn into this one.
 """
 
 import hashlib
