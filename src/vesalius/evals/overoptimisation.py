@@ -16,8 +16,8 @@ prompt: `best_of_n` gives the mean of every n ≤ N at once (Nakano et al. 2021,
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,21 @@ def turn(points: Sequence[Point]) -> Turn | None:
         return None
     last = ordered[-1]
     return Turn(kl=best.kl, gold=best.gold, lost=best.gold - last.gold, proxy_rise=last.proxy - best.proxy)
+
+
+def summary(points: Sequence[Point], method: Method) -> dict[str, Any]:
+    """As evals.json holds it and the report draws it: the points, their turn, and the fit where there are enough points
+    and one of them is the beginning (KL 0).
+    """
+    start = next((point.gold for point in points if point.kl == 0), None)
+    enough = sum(point.kl > 0 for point in points) > 1
+    turned = turn(points)
+    return {
+        "method": method,
+        "points": [asdict(point) for point in points],
+        "turn": None if turned is None else asdict(turned),
+        "fit": asdict(fit(points, method, start=start)) if enough and start is not None else None,
+    }
 
 
 def fit(points: Sequence[Point], method: Method, *, start: float) -> Fit:
