@@ -12,7 +12,9 @@ from vesalius.train.report.charts import ACCENT, INK, LINE, MUTED, PAPER, Spec, 
 from vesalius.train.report.finding import Plot
 
 WIDTH, HEIGHT = 440, 250
-AXIS = 44
+AXIS, NAMES = 44, 44
+"""What the axis takes on the left, and the names of curves on the right."""
+
 MOST_DOT = 260
 """Area of the largest dot of a reliability curve, in square units."""
 
@@ -31,9 +33,9 @@ def draw_histogram(edges: Sequence[float], counts: Sequence[float], *, x: str, n
     pairs = zip(edges, edges[1:], counts, strict=False)
     bars = [{"low": low, "high": high, "count": count, "right": low >= 0} for low, high, count in pairs]
     color = {"color": {"condition": {"test": "datum.right", "value": ACCENT}, "value": MUTED}}
-    across = _x("low", x)
+    across, to = _x("low", x), {"x2": {"field": "high"}, "y2": {"datum": 0}}
     layers = [
-        _layer(bars, {"type": "bar", "binSpacing": 1}, across | {"x2": {"field": "high"}} | _y("count", "") | color),
+        _layer(bars, {"type": "bar", "binSpacing": 1}, across | to | _y("count", "") | color),
         _layer([{"low": 0}], {"type": "rule", "color": INK, "strokeDash": [2, 3]}, across),
     ]
     return _plot({"layer": layers}, name, caption)
@@ -69,13 +71,13 @@ def draw_curves(curves: Sequence[Curve], *, x: str, name: str, caption: str, mar
         points = [{"x": across, "y": up} for across, up in curve.points]
         color = ACCENT if curve.main else MUTED
         places = _x("x", x) | _y("y", "")
-        label = {"type": "text", "text": curve.name, "color": color, "align": "right", "dy": -10, "fontWeight": "bold"}
+        label = {"type": "text", "text": curve.name, "color": color, "align": "left", "dx": 8, "fontWeight": "bold"}
         layers += [
             _layer(points, {"type": "line", "color": color, "strokeWidth": 1.7}, places),
             _layer(points, {"type": "circle", "color": color, "size": 36, "opacity": 1, "stroke": PAPER}, places),
             _layer(points[-1:], label, places),
         ]
-    return _plot({"layer": layers}, name, caption)
+    return _plot({"layer": layers}, name, caption, right=NAMES)
 
 
 def _x(field: str, title: str, scale: Spec | None = None) -> Spec:
@@ -92,7 +94,7 @@ def _layer(values: Sequence[dict[str, Any]], mark: Spec, places: Spec) -> Spec:
     return {"data": {"values": list(values)}, "mark": mark, "encoding": places}
 
 
-def _plot(spec: Spec, name: str, caption: str) -> Plot:
-    """`name` keeps the drawing's own names apart from those of others on the page."""
-    svg = to_svg(spec | {"width": WIDTH - AXIS, "height": HEIGHT}, WIDTH)
+def _plot(spec: Spec, name: str, caption: str, *, right: int = 0) -> Plot:
+    """`name` keeps the drawing's own names apart from those of others on the page; `right` is left free there."""
+    svg = to_svg(spec | {"width": WIDTH - AXIS - right, "height": HEIGHT}, WIDTH)
     return Plot(svg=Markup(with_own_names(svg, name)), caption=caption)
