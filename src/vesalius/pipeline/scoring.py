@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from vesalius.align.answers import Layout, can_share_prompts
+from vesalius.align.answer_rows import Layout, can_share_prompts
 from vesalius.align.scored_batch import ScoredBatch
 from vesalius.align.scored_items import Item
 from vesalius.align.scored_rows import PackedScores, ScoredItems, collect, each_once
