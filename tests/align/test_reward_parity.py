@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from vesalius.align.answers import Layout
+from vesalius.align.answer_rows import Layout
 from vesalius.align.process_reward import StepLabels
 from vesalius.align.reward import BradleyTerry, Regression
 from vesalius.align.scored_batch import ScoredBatch

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesalius.align.answers import Layout
+from vesalius.align.answer_rows import Layout
 from vesalius.align.scored_batch import ScoredBatch
 from vesalius.align.scored_items import Item, pair_items, score_items, step_items
 from vesalius.align.scored_rows import PackedScores, collect, each_once, scored_batch

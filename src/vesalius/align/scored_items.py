@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from vesalius.align.pairs import encode_answers
+from vesalius.align.items import encode_answers
 from vesalius.align.process_reward import encode_steps
 from vesalius.core.errors import UserError
 from vesalius.data.preference import Pair, ScoredAnswer

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vesalius.align.answers import Layout
+from vesalius.align.answer_rows import Layout
 from vesalius.align.packing import PackedRows, pack
 from vesalius.align.scored_batch import ScoredBatch
 from vesalius.align.scored_items import Item
