@@ -149,6 +149,7 @@ def test_settings_that_would_do_nothing_are_refused(section, message: str) -> No
         build_recipe({"model": "somewhere", "data": data, **section}, Recipe, where="here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "kto"])
 def test_a_killed_run_resumes_to_the_same_losses(kind: str, tiny_run: Path, tmp_path: Path) -> None:
     section = SECTIONS[kind].replace("steps = 8", "steps = 30") + "checkpoint_every = 0\n"
