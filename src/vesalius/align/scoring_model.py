@@ -34,7 +34,10 @@ class ScoringModel(nn.Module):
         self.config = config
         self.model = decoder
         self.score = nn.Linear(config.hidden_size, labels, bias=labels != REWARD)
-        table, gains = decoder.embed_tokens.weight, decoder.norm.weight.detach().float() + float(config.norm_offset)
+        table, gains = (
+            decoder.embed_tokens.weight,
+            decoder.norm.get_parameter("weight").detach().float() + float(config.norm_offset),
+        )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.score.weight.normal_(std=float(gains.square().sum() + 1) ** -0.5, generator=generator)

@@ -113,7 +113,7 @@ class Recipe(Section):
     @property
     def tuning(self) -> TrainConfig | None:
         """The first stage that changes the model's weights; None where it stays as it is."""
-        return self.train or self.sft or self.dpo or self.kto or self.reward or self.prm
+        return next((value for name, value in self if isinstance(value, TrainConfig) and name != "heads"), None)
 
     @property
     def answering(self) -> str:
