@@ -34,6 +34,7 @@ def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> 
     """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
     directory = find_model(directory)
     published = read_object(directory / CONFIG)
+    _check_writes(published, directory)
     config = read_config(published)
     names, weights = family_of(published).weights, read_weights(directory)
     check_size(config, weights, where=str(directory))
@@ -66,6 +67,16 @@ def save_model(
         _write_weights(scratch, model, family_of(published).weights)
         tokenizer.save(scratch)
         write_json(scratch / GENERATION, special | {"pad_token_id": tokenizer.bos_id} | (generation or {}))
+
+
+def _check_writes(published: dict[str, Any], directory: Path) -> None:
+    """UserError for a model that scores texts: it has no output head."""
+    for architecture in published.get("architectures") or ():
+        if str(architecture).endswith(("ForSequenceClassification", "ForTokenClassification")):
+            raise UserError(
+                f"{directory} is a {architecture}: it scores texts and writes none, so give a model that was trained "
+                "to write (align/scoring_files opens the one that scores)"
+            )
 
 
 def _write_weights(directory: Path, model: Transformer, names: WeightMap) -> None:

@@ -1,7 +1,7 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [adapter] → [sft] → [heads] → [eval]
+    text → tokenizer → shards → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
@@ -24,6 +24,9 @@ from vesalius.pipeline.adapting import adapt, keep_adapter
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
+from vesalius.pipeline.preference import dpo, kto
+from vesalius.pipeline.prm import prm
+from vesalius.pipeline.reward import reward
 from vesalius.pipeline.training import pretrain, tune
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.tokenizer import Tokenizer
@@ -33,7 +36,7 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        trains = life.recipe.train or life.recipe.tunes
+        trains = life.recipe.tuning is not None
         opened = open_start(section.start, life.display.say) if trains else open_model(section.start)
         life.model, life.tokenizer = opened
     else:
@@ -113,6 +116,10 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     sample_base,
     adapt,
     tune,
+    dpo,
+    kto,
+    reward,
+    prm,
     keep_adapter,
     train_heads,
     evaluate,
