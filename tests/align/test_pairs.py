@@ -133,9 +133,11 @@ def test_what_cannot_be_used_is_dropped_counted_and_named(tokenizer: Tokenizer) 
 
 
 def test_nothing_left_is_an_error_that_tells_why(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match=r"no preference can be used: 1 chosen equal to rejected \(the first: pair 0\)"):
+    with pytest.raises(
+        UserError, match=r"no judged answer can be used: 1 chosen equal to rejected \(the first: pair 0\)"
+    ):
         encode_pairs([pair(0, chosen="a", rejected="a")], tokenizer, LAYOUT)
-    with pytest.raises(UserError, match="there are no preferences"):
+    with pytest.raises(UserError, match="there are no judged answers"):
         encode_pairs([], tokenizer, LAYOUT)
 
 

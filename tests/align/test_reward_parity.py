@@ -29,7 +29,7 @@ from vesalius.tokenizers.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_bpe(train_bpe(["What is the sum of the two? It is three. " * 3], 275))
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-LAYOUTS = [Layout(rows=2, context=64, shared=shared) for shared in (True, False)]
+LAYOUTS = [Layout(rows=2, context=64, shared=shared, ends=True) for shared in (True, False)]
 
 
 def ours(labels: int) -> ScoringModel:

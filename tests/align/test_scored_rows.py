@@ -23,7 +23,7 @@ from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_bpe(train_bpe(["What is the sum of the two? It is three. " * 3], 275))
-SHARED, APART = (Layout(rows=2, context=40, shared=shared) for shared in (True, False))
+SHARED, APART = (Layout(rows=2, context=40, shared=shared, ends=True) for shared in (True, False))
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -62,7 +62,7 @@ def made(sizes: list[tuple[int, int, int]]) -> list[Item]:
 @settings(deadline=None, max_examples=60)
 @given(items_of_ids, st.booleans(), st.integers(1, 3))
 def test_only_last_tokens_of_answers_have_a_number_and_every_answer_has_its_own(sizes, shared, rows):
-    items, layout = made(sizes), Layout(rows=rows, context=24, shared=shared)
+    items, layout = made(sizes), Layout(rows=rows, context=24, shared=shared, ends=True)
     found: dict[float, list[int]] = {}
     for _, batch in each_once(collect(items, TOKENIZER, layout, answers=2), layout):
         for tokens, positions, targets in zip(batch.tokens, batch.positions, batch.targets, strict=True):
@@ -96,7 +96,7 @@ def test_a_shared_prompt_takes_its_places_once():
     [item] = made([(5, 3, 4)])
     for layout, places in ((SHARED, 12), (APART, 17)):
         collected = collect([item], TOKENIZER, layout, answers=2)
-        assert collected.lengths(shared=layout.shared).tolist() == [places]
+        assert collected.items.lengths(layout).tolist() == [places]
     batch = scored_batch(collect([item], TOKENIZER, SHARED, answers=2), [[0]], SHARED)
     assert batch.positions[0, :12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8]
 
@@ -125,7 +125,7 @@ def test_pairs_scores_and_steps_have_their_numbers_where_answers_and_steps_end()
 def test_no_token_but_the_scored_ones_has_a_gradient_at_its_output():
     """The gradient of the head's output is 0 at every prompt and padding token."""
     head, items = model(STEPS), made([(4, 3, 5), (2, 6, 1)])
-    layout = Layout(rows=2, context=24, shared=True)
+    layout = Layout(rows=2, context=24, shared=True, ends=True)
     batch = next(PackedScores(collect(items, TOKENIZER, layout, answers=2), layout, seed=0))
     out = head(batch.tokens, batch.positions)
     out.retain_grad()
@@ -138,8 +138,8 @@ def test_what_does_not_fit_and_what_is_the_same_is_dropped_and_named():
     same = Item("twins", [3], ((ids, {2: 0.0}), (ids, {2: 0.0})))
     items = [same, *made([(4, 3, 5), (30, 9, 9)])]
     collected = collect(items, TOKENIZER, SHARED, answers=2)
-    assert collected.names == ["item 0"]
-    assert collected.dropped == {"longer than 40 tokens": ["item 1"], "chosen equal to rejected": ["twins"]}
+    assert collected.items.names == ["item 0"]
+    assert collected.items.dropped == {"longer than 40 tokens": ["item 1"], "chosen equal to rejected": ["twins"]}
     with pytest.raises(
         UserError, match=r"no judged answer can be used: 1 chosen equal to rejected \(the first: twins\)"
     ):

@@ -18,6 +18,7 @@ from vesalius.align.scoring_model import REWARD, STEPS
 from vesalius.core.errors import UserError
 from vesalius.core.recipes import build_recipe
 from vesalius.core.run_directory import RunDirectory
+from vesalius.hub.open import open_model
 from vesalius.pipeline.recipe import Recipe, find_recipe
 from vesalius.tokenizers.chat import encode_chat
 
@@ -170,6 +171,28 @@ def test_scores_instead_of_pairs():
 )
 def test_what_does_not_fit_together_is_one_line(sections: dict, message: str):
     with pytest.raises(UserError, match=message):
+        build_recipe({"model": "runs/a"} | sections, Recipe)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "steps"])
+def test_an_adapter_trains_in_place_of_the_model_and_is_merged_into_what_is_saved(
+    kind: str, tiny_run: Path, tmp_path: Path
+):
+    recipe = write_run(tmp_path, kind, tiny_run, '[adapter]\nkind = "lora"\nlora_r = 4\n')
+    done = called("run", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    trained, _ = open_scoring_model(tmp_path / "run")
+    before = open_model(tiny_run)[0].model.state_dict()
+    changed = {name for name, tensor in trained.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert records(tmp_path / "run", "validation")[-1]["loss"] < records(tmp_path / "run", "step")[0]["loss"]
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused():
+    sections = {"reward": {"steps": 1}, "data": {"pairs": ["a"]}, "adapter": {"kind": "prefix"}}
+    with pytest.raises(UserError, match=r"\[reward\] saves its model with the adapter merged, and prefix is no change"):
         build_recipe({"model": "runs/a"} | sections, Recipe)
 
 

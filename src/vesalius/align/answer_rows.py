@@ -34,11 +34,15 @@ def can_share_prompts(config: ModelConfig) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How answers are laid out: `rows` of `context` places, and whether answers to one prompt share it."""
+    """How answers are laid out: `rows` of `context` places, and whether answers to one prompt share it.
+
+    An answer's last token is only a target; with `ends` it is in the row as well, for a model that is read there.
+    """
 
     rows: int
     context: int
     shared: bool
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Item:
 
 def item_length(prompt: int, answers: Sequence[int], layout: Layout) -> int:
     """The places that a prompt and answers of so many tokens take in a row."""
-    return (prompt - 1) * (1 if layout.shared else len(answers)) + sum(answers)
+    before = prompt if layout.ends else prompt - 1
+    return before * (1 if layout.shared else len(answers)) + sum(answers)
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,25 @@ Left out: truncation, for the reason that align/sft gives.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
 from vesalius.align.answer_rows import Item, Layout, item_length, lay_out
 from vesalius.align.answers import AnswerBatch
-from vesalius.align.packing import PackedRows, pack
+from vesalius.align.packing import PackedBatches, PackedRows, pack
 from vesalius.align.sft import describe_row
 from vesalius.align.spans import Ids, Spans, SpansWriter
 from vesalius.core.errors import UserError
 from vesalius.data.preference import Messages
 from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
+
+Marked = tuple[list[int], list[bool]]
+"""The ids of an answer, and which of them the assistant says."""
+
+Encoded = tuple[str, list[int], Sequence[Marked]]
+"""A name, the ids of a prompt, and the answers to it."""
 
 Asked = tuple[str, Messages, Sequence[Messages]]
 """A name that helps a person to find it, a prompt, and the answers to it."""
@@ -56,12 +61,18 @@ class Items:
 
 def encode_items(asked: Iterable[Asked], tokenizer: Tokenizer, layout: Layout, answers: int) -> Items:
     """The items that fit into a row of the layout and whose answers differ. UserError where none is left."""
+    encoded = ((name, *encode_answers(tokenizer, before, answered, name)) for name, before, answered in asked)
+    return gather(encoded, tokenizer, layout, answers)
+
+
+def gather(encoded: Iterable[Encoded], tokenizer: Tokenizer, layout: Layout, answers: int) -> Items:
+    """The same of what is encoded already."""
     writer, names, kept = SpansWriter(tokenizer.vocab_size), list[str](), list[int]()
     too_long, same = f"longer than {layout.context} tokens", "chosen equal to rejected"
     dropped: dict[str, list[str]] = {too_long: [], same: []}
-    for place, (name, before, answered) in enumerate(asked):
-        prompt, found = encode_answers(tokenizer, before, answered, name)
-        if any(one == other for one, other in pairwise(found)):
+    for place, (name, prompt, found) in enumerate(encoded):
+        assert len(found) == answers, "all items are of one kind"
+        if any(one == other for (one, _), (other, _) in pairwise(found)):
             dropped[same].append(name)
         elif item_length(len(prompt), [len(ids) for ids, _ in found], layout) > layout.context:
             dropped[too_long].append(name)
@@ -74,10 +85,6 @@ def encode_items(asked: Iterable[Asked], tokenizer: Tokenizer, layout: Layout, a
     if not names:
         raise UserError(_why_nothing_is_left(dropped))
     return Items(writer.done(), answers, names, kept, dropped, tokenizer.bos_id or 0)
-
-
-Marked = tuple[list[int], list[bool]]
-"""The ids of an answer, and which of them the assistant says."""
 
 
 def encode_answers(
@@ -106,7 +113,7 @@ def encode_answers(
     return before[:start], found
 
 
-class PackedItems:
+class PackedItems(PackedBatches[AnswerBatch]):
     """An endless iterator of `AnswerBatch`es, one epoch after another.
 
     With `reference` (N, answers), the reference model's log-probabilities of every item's answers, batches have those
@@ -116,23 +123,11 @@ class PackedItems:
     def __init__(self, items: Items, layout: Layout, *, seed: int, reference: Tensor | None = None) -> None:
         self.items, self.layout, self.reference = items, layout, reference
         fingerprint = items.spans.fingerprint(f"{layout}|{seed}")
-        self._rows = PackedRows(items.lengths(layout), context=layout.context, seed=seed, fingerprint=fingerprint)
+        rows = PackedRows(items.lengths(layout), context=layout.context, seed=seed, fingerprint=fingerprint)
+        super().__init__(rows, layout.rows)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> AnswerBatch:
-        source = f"epoch {self._rows.epoch}: "
-        rows = [next(self._rows) for _ in range(self.layout.rows)]
+    def batch(self, rows: list[list[int]], source: str) -> AnswerBatch:
         return batch_of(self.items, rows, self.layout, source=source, reference=self.reference)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch begins, as JSON can hold it."""
-        return self._rows.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where the state was taken. UserError where it belongs to other items or settings."""
-        self._rows.load_state_dict(state)
 
 
 def batch_of(
@@ -164,6 +159,6 @@ def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 def _why_nothing_is_left(dropped: dict[str, list[str]]) -> str:
     if not dropped:
-        return "there are no preferences: the files are empty, or the split left none on this side"
+        return "there are no judged answers: the files are empty, or the split left none on this side"
     reasons = ", ".join(f"{len(names)} {reason} (the first: {names[0]})" for reason, names in dropped.items())
-    return f"no preference can be used: {reasons}; raise the context, or give others"
+    return f"no judged answer can be used: {reasons}; raise the context, or give others"

@@ -6,7 +6,7 @@ is cut. The order depends on seed and epoch alone, so three numbers say where th
 
 import bisect
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from vesalius.core.errors import UserError
 
 BUFFER = 2048
 """Items that are packed together: more leave less padding, fewer cost less at the start of each buffer."""
+
+B = TypeVar("B")
 
 
 class PackedRows:
@@ -62,6 +64,35 @@ class PackedRows:
         rows = pack(chosen.tolist(), self.lengths[chosen].tolist(), self.context)
         shuffled = np.random.default_rng((self.seed, self.epoch, self._buffer)).permutation(len(rows))
         return [rows[number] for number in shuffled]  # packing puts the long items first
+
+
+class PackedBatches(Generic[B]):
+    """An endless iterator of batches of `count` packed rows, one epoch after another: a batch source of the loop.
+
+    A subclass says how rows become a batch.
+    """
+
+    def __init__(self, rows: PackedRows, count: int) -> None:
+        self._rows, self._count = rows, count
+
+    def batch(self, rows: list[list[int]], source: str) -> B:
+        """The batch of rows of items with these numbers; `source` is the beginning of what it tells of itself."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> B:
+        source = f"epoch {self._rows.epoch}: "
+        return self.batch([next(self._rows) for _ in range(self._count)], source)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch begins, as JSON can hold it."""
+        return self._rows.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where the state was taken. UserError where it belongs to other items or settings."""
+        self._rows.load_state_dict(state)
 
 
 def pack(numbers: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:

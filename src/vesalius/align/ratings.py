@@ -11,7 +11,6 @@ happens to one in N.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from vesalius.align.answer_rows import Item, Layout, lay_out
 from vesalius.align.answers import AnswerBatch
 from vesalius.align.items import Items, batch_of, encode_items
-from vesalius.align.packing import PackedRows
+from vesalius.align.packing import PackedBatches, PackedRows
 from vesalius.core.errors import UserError
 from vesalius.data.preference import Rating
 from vesalius.tokenizers.tokenizer import Tokenizer
@@ -83,7 +82,7 @@ def encode_ratings(ratings: Iterable[Rating], tokenizer: Tokenizer, layout: Layo
     return EncodedRatings(items, desirable)
 
 
-class PackedRatings:
+class PackedRatings(PackedBatches[RatingBatch]):
     """An endless iterator of `RatingBatch`es, one epoch after another.
 
     UserError where the rows of the first batch have room for one answer each, so that nothing can be exchanged.
@@ -93,28 +92,16 @@ class PackedRatings:
         self.ratings, self.layout = ratings, layout
         items = ratings.items
         fingerprint = items.spans.fingerprint(f"{layout}|{seed}")
-        self._rows = PackedRows(items.lengths(layout), context=layout.context, seed=seed, fingerprint=fingerprint)
+        rows = PackedRows(items.lengths(layout), context=layout.context, seed=seed, fingerprint=fingerprint)
+        super().__init__(rows, layout.rows)
         if len(items) < 2 or int(items.lengths(layout).min()) * 2 > layout.context:
             raise UserError(
                 f"a row of {layout.context} tokens has room for one answer, so none can be exchanged with another "
                 "prompt's: raise the context"
             )
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> RatingBatch:
-        source = f"epoch {self._rows.epoch}: "
-        rows = [next(self._rows) for _ in range(self.layout.rows)]
+    def batch(self, rows: list[list[int]], source: str) -> RatingBatch:
         return rating_batch(self.ratings, rows, self.layout, source=source)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch begins, as JSON can hold it."""
-        return self._rows.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where the state was taken. UserError where it belongs to other ratings or settings."""
-        self._rows.load_state_dict(state)
 
 
 def rating_batch(

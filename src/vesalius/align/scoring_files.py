@@ -20,6 +20,7 @@ from vesalius.core.errors import UserError
 from vesalius.core.files import atomic_path, write_json
 from vesalius.hub.directory import CONFIG, find_model
 from vesalius.hub.json_object import read_object
+from vesalius.hub.unpacking import module_weights
 from vesalius.hub.weights import WEIGHTS, build_model, check_size, read_weights, write_tensors
 from vesalius.models.config import ModelConfig
 from vesalius.models.families import family_of, read_config, write_config
@@ -34,7 +35,9 @@ OWN_KEYS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dr
 
 
 def save_scoring_model(directory: Path | str, model: ScoringModel, tokenizer: Tokenizer) -> None:
-    """Writes the whole directory or nothing; what stood there before is replaced."""
+    """Writes the whole directory or nothing; what stood there before is replaced. Adapters are merged into what is
+    written. UserError for one that is no change of the weights.
+    """
     published = write_config(model.config)
     ending, names = ENDINGS[model.labels], LABELS[model.labels]
     writer = str((published.get("architectures") or ["VesaliusForCausalLM"])[0])
@@ -52,7 +55,8 @@ def save_scoring_model(directory: Path | str, model: ScoringModel, tokenizer: To
     with atomic_path(directory) as scratch:
         scratch.mkdir()
         write_json(scratch / CONFIG, published | head)
-        write_tensors(scratch / WEIGHTS, model.state_dict(), model.config, family_of(published).weights)
+        weights = {name: weight.values() for name, weight in module_weights(model).items()}
+        write_tensors(scratch / WEIGHTS, weights, model.config, family_of(published).weights)
         tokenizer.save(scratch)
 
 

@@ -7,8 +7,9 @@ The head is put on from outside (contract 2): the bundle holds the decoder of a 
 it, and lets its output head go. Names and shapes are those of transformers' ForSequenceClassification (one label, no
 bias) and ForTokenClassification (two labels, with a bias), so each opens the other's files (scoring_files).
 
-The head is drawn with deviation 1/√(D + 1) (Stiennon et al. 2020, arXiv:2009.01325, appendix B.1): the first rewards
-are of the size of one, and the decoder has a gradient from the first step on.
+The head is drawn so that the first rewards have deviation 1, and the decoder a gradient from the first step on: with
+1/√(D + 1) where the last norm only normalises (Stiennon et al. 2020, arXiv:2009.01325, appendix B.1), and with
+1/√(Σ g² + 1) where it multiplies by gains g, which in trained models are far from 1.
 """
 
 import torch
@@ -33,10 +34,13 @@ class ScoringModel(nn.Module):
         self.config = config
         self.model = decoder
         self.score = nn.Linear(config.hidden_size, labels, bias=labels != REWARD)
-        table = decoder.embed_tokens.weight
+        table, gains = (
+            decoder.embed_tokens.weight,
+            decoder.norm.get_parameter("weight").detach().float() + float(config.norm_offset),
+        )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.score.weight.normal_(std=(config.hidden_size + 1) ** -0.5, generator=generator)
+            self.score.weight.normal_(std=float(gains.square().sum() + 1) ** -0.5, generator=generator)
             if self.score.bias is not None:
                 self.score.bias.zero_()
         self.score.to(table.device, table.dtype)

@@ -12,13 +12,12 @@ Left out: truncation. Half an answer teaches to stop in the middle; what is long
 """
 
 from collections.abc import Iterable
-from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vesalius.align.packing import PackedRows
+from vesalius.align.packing import PackedBatches, PackedRows
 from vesalius.align.spans import Spans, SpansWriter
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE, Batch
@@ -27,7 +26,7 @@ from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 
-class PackedConversations:
+class PackedConversations(PackedBatches[Batch]):
     """An endless iterator of `Batch`es of `batch_rows` rows of `context` tokens, one epoch after another.
 
     `dropped` names the conversations that are longer than the context. UserError where none is left.
@@ -40,30 +39,18 @@ class PackedConversations:
         self._data, self._names, self.dropped = _encode(conversations, tokenizer, context)
         self._padding = tokenizer.bos_id or 0  # nothing reads it and it reads nothing: any id would do
         fingerprint = self._data.fingerprint(f"{context}|{seed}")
-        self._rows = PackedRows(self._data.lengths, context=context, seed=seed, fingerprint=fingerprint)
+        rows = PackedRows(self._data.lengths, context=context, seed=seed, fingerprint=fingerprint)
+        super().__init__(rows, batch_rows)
 
     def __len__(self) -> int:
         """How many conversations an epoch has."""
         return len(self._names)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Batch:
-        source = f"epoch {self._rows.epoch}: "
-        rows = [next(self._rows) for _ in range(self.batch_rows)]
+    def batch(self, rows: list[list[int]], source: str) -> Batch:
         laid_out = (_lay_out(row, self._data, self.context, self._padding) for row in rows)
         tokens, targets, positions = (torch.stack(column) for column in zip(*laid_out, strict=True))
         source += " | ".join(describe_row(row, self._names) for row in rows)
         return Batch(tokens=tokens, targets=targets, positions=positions, source=source)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch begins, as JSON can hold it."""
-        return self._rows.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where the state was taken. UserError where it belongs to other conversations or settings."""
-        self._rows.load_state_dict(state)
 
 
 def describe_row(row: list[int], names: list[str]) -> str:

@@ -8,8 +8,8 @@ step is worth after one is a matter of taste. So a wrong step is always the last
 Mistakes are those that people make: a carry forgotten, off by a little, another number taken than the one that was
 asked for. One that gives the right result by chance is none.
 
-A right and a wrong solution of one sum have the same question, and whole questions are held out, so what is measured on
-the held-out ones is not what was seen.
+Each sum has a right solution and two with a mistake, so that about a third of all steps is wrong. Whole questions are
+held out, so what is measured on the held-out ones is not what was seen.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ WRONG = 0.5
 
 
 def arithmetic_solutions(questions: int = QUESTIONS, seed: int = 0) -> Iterator[Solution]:
-    """Two solutions of each of so many sums of three or four numbers: a right one, and one with a mistake."""
+    """Three solutions of each of so many sums of three or four numbers: a right one, and two with a mistake."""
     draw = random.Random(seed)
     for number in range(questions):
         terms = [draw.randint(1, 60), *(draw.randint(1, 9) for _ in range(draw.randint(2, 3)))]
         question = f"What is {' + '.join(map(str, terms))}?"
         key = hashlib.blake2b(question.encode(), digest_size=16).hexdigest()
         prompt = [{"role": "user", "content": question}]
-        for mistaken in (False, True):
+        for mistaken in (False, True, True):
             steps = _work_out(terms, draw if mistaken else None)
             labels = tuple(not (mistaken and step == steps[-1]) for step in steps)
             name = f"steps:arithmetic, {'wrong' if mistaken else 'right'} solution of sum {number}"

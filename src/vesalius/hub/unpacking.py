@@ -45,7 +45,17 @@ class Weight:
 
 
 def weights_of(model: Transformer) -> dict[str, Weight]:
-    """The weights under the names of a float model's state_dict; a tied head is left out.
+    """The weights under the names of a float model's state_dict; a tied head is left out. UserError as in
+    `module_weights`.
+    """
+    weights = module_weights(model)
+    if model.config.tie_word_embeddings:
+        weights.pop(HEAD, None)
+    return weights
+
+
+def module_weights(model: nn.Module) -> dict[str, Weight]:
+    """The weights of any module as if its layers were plain float ones.
 
     UserError where adapters are in use that are no change of the weights.
     """
@@ -64,8 +74,6 @@ def weights_of(model: Transformer) -> dict[str, Weight]:
         weights[f"{path}.weight"] = Weight(layer)
         if (bias := layer.bias) is not None:
             weights[f"{path}.bias"] = Weight(bias)
-    if model.config.tie_word_embeddings:
-        weights.pop(HEAD, None)
     return weights
 
 

@@ -23,9 +23,11 @@ def adapt(life: Life) -> None:
 
 
 def keep_adapter(life: Life) -> None:
-    """Saves the adapter that was trained, and goes on with a plain model where it can be merged."""
+    """Saves the adapter that was trained, and goes on with a plain model where it can be merged. Not that of a model
+    that scores: without its head it is nothing.
+    """
     model, _ = life.made
-    if life.recipe.adapter is None or not is_adapted(model):
+    if life.recipe.adapter is None or life.recipe.scores or not is_adapted(model):
         return
     save_adapter(life.run.adapter, model, base=_lasting(life.recipe.model.start))
     if is_mergeable(model):

@@ -31,5 +31,5 @@ def prm(life: Life) -> None:
 def _by_solution(found: HeldOut) -> tuple[list[list[float]], list[list[bool]]]:
     """Probabilities and labels of the steps of each solution."""
     probabilities, labels = iter(found.found.softmax(-1)[:, 1].tolist()), iter((found.wanted > 0).tolist())
-    counts = [int(marks.sum()) for marks in (found.items.spans[2 * number + 1][1] for number in found.order)]
+    counts = [int(marks.sum()) for marks in (found.items.items.spans[2 * number + 1][1] for number in found.order)]
     return [list(islice(probabilities, count)) for count in counts], [list(islice(labels, count)) for count in counts]

@@ -17,7 +17,7 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
-from vesalius.pipeline.recipe_sections.adapter import AdapterSection
+from vesalius.pipeline.recipe_sections.adapter import UNMERGEABLE, AdapterSection
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.train.config import TrainConfig
@@ -121,6 +121,11 @@ class Recipe(Section):
         return next((name for name in ("kto", "dpo", "sft") if getattr(self, name)), "")
 
     @property
+    def scores(self) -> bool:
+        """Whether what comes out scores answers, and writes none."""
+        return bool(self.reward or self.prm)
+
+    @property
     def tunes(self) -> bool:
         """Whether any stage trains the model, or an adapter around it, from where [train] left it."""
         others = {name: value for name, value in self if name not in ("train", "heads")}
@@ -170,6 +175,11 @@ class Recipe(Section):
             raise ValueError(
                 f"[{scoring[0]}] makes a model that scores and no longer writes: train "
                 f"{' and '.join(others + scoring[1:])} in a run of its own, and start from that by model.start"
+            )
+        if scoring and self.adapter and self.adapter.kind in UNMERGEABLE:
+            raise ValueError(
+                f"[{scoring[0]}] saves its model with the adapter merged, and {self.adapter.kind} is no change of the "
+                "weights: use lora, dora, ia3 or freeze"
             )
 
 

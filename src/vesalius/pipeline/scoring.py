@@ -51,7 +51,7 @@ def train_scoring(
     """Trains and saves a scoring model -> what it makes of the held-out items, None where there are none."""
     model, tokenizer = life.made
     shared = scoring.answers > 1 and can_share_prompts(model.config)
-    layout = Layout(rows=section.batch_rows, context=section.context, shared=shared)
+    layout = Layout(rows=section.batch_rows, context=section.context, shared=shared, ends=True)
     items = collect(train, tokenizer, layout, answers=scoring.answers)
     _tell_dropped(life, items)
     others = list(held_out)
@@ -107,7 +107,7 @@ def _score_all(
 
 
 def _tell_dropped(life: Life, items: ScoredItems) -> None:
-    for reason, names in items.dropped.items():
+    for reason, names in items.items.dropped.items():
         life.display.say(
             f"{len(names)} of {len(items) + len(names)} items are {reason} and left out (first: {names[0]})"
         )

@@ -36,7 +36,7 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        trains = life.recipe.train or life.recipe.tunes
+        trains = life.recipe.tuning is not None
         opened = open_start(section.start, life.display.say) if trains else open_model(section.start)
         life.model, life.tokenizer = opened
     else:

@@ -36,6 +36,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "freeze": ("layers", "patterns"),
 }
 
+UNMERGEABLE = ("prompt", "prefix", "bottleneck")
+"""Kinds that are no change of the model's weights."""
+
 
 class AdapterSection(Section):
     """A kind, and those settings of it that are not its usual ones."""
