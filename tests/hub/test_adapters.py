@@ -90,6 +90,9 @@ def test_an_adapter_goes_around_quantised_weights_too(base, tmp_path):
     in_floats = vs.load(str(base), adapter=str(tmp_path / "adapter"))
     ours, base_alone, exact = (lm.logits(IDS[0].tolist()) for lm in (opened, plain, in_floats))
     assert (ours - exact).norm() < 0.2 * (base_alone - exact).norm()
+    written = opened.generate("ab", max_tokens=6).ids
+    ids = [*opened.prompt_ids("ab"), *written]
+    assert opened.logits(ids)[-7:-1].argmax(-1).tolist() == written
     switch(opened.model)
     torch.testing.assert_close(opened.logits(IDS[0].tolist()), base_alone, rtol=0, atol=0)
 
@@ -139,12 +142,14 @@ DAMAGES = [
     (change_settings(bias="all"), "has trained biases"),
     (change_settings(init_lora_weights="pissa_niter_4"), "began by pissa_niter_4, which changes the base"),
     (change_settings(lora_alpha="much"), "adapter_config.json is not what PEFT writes"),
+    (change_settings(alpha_pattern={"(": 3}), "is no expression for names of layers"),
+    (change_settings(alpha_pattern={r"(?:(?:.|..)+)+[A-Z]": 3}), "is no expression for names of layers"),
     (change_settings(use_dora=True), "has lora_A.weight, lora_B.weight, expected .*lora_magnitude_vector"),
     (change_tensors(lambda _: {"x": torch.zeros(1)}), "it holds 'x', which is no part of an adapter"),
     (change_tensors(lambda tensors: {UP: tensors[UP]}), "up_proj has lora_A.weight, expected lora_A.weight, lora_B"),
     (change_tensors(lambda tensors: tensors | {UP: torch.zeros(4, 7)}), r"float32 \(4, 7\), expected floats \(4, "),
     (change_tensors(lambda tensors: tensors | {UP: tensors[UP].int()}), r"int32 .* expected floats"),
-    (renamed("layers.0", "layers.7"), "it changes 'model.layers.7.* it belongs to another model"),
+    (renamed("layers.0", "layers.7"), "it belongs to another model: it changes 'model.layers.7"),
     (renamed("up_proj", "upp_proj"), "it changes 'model.layers.0.mlp.upp_proj', did you mean"),
 ]
 
