@@ -2,6 +2,8 @@
 
     [data] → [tokenizer] → [model] → [train] → [sft] → [heads] → [eval]
 
+before [sft] what makes its conversations: [best_of_n], [star], [constitution], and behind it [self_rewarding].
+
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
 `stages.STAGES`, and nothing else.
@@ -17,6 +19,12 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
+from vesalius.pipeline.recipe_sections.making import (
+    BestOfNSection,
+    ConstitutionSection,
+    SelfRewardingSection,
+    StarSection,
+)
 from vesalius.train.config import TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,11 +32,14 @@ Count = Annotated[int, Field(ge=1)]
 
 class DataSection(Section):
     """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations likewise, or
-    `questions:python`.
+    `questions:python`; tasks that a program can check likewise, or `tasks:arithmetic` and its kin; prompts that the
+    model answers itself likewise, or `questions:python`.
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    tasks: list[str] = []
+    prompts: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -94,7 +105,11 @@ class Recipe(Section):
     tokenizer: TokenizerSection | None = None
     model: ModelSection
     train: TrainConfig | None = None
+    best_of_n: BestOfNSection | None = None
+    star: StarSection | None = None
+    constitution: ConstitutionSection | None = None
     sft: TrainConfig | None = None
+    self_rewarding: SelfRewardingSection | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
 
@@ -106,16 +121,23 @@ class Recipe(Section):
         if isinstance(values.get("model"), str):
             values["model"] = {"start": values["model"]}
         if isinstance(data := values.get("data"), str | list):
-            values["data"] = {
-                "text" if "train" in values else "conversations": [data] if isinstance(data, str) else data
-            }
+            values["data"] = {_kind_of_data(values): [data] if isinstance(data, str) else data}
         return values
+
+    @property
+    def makes_conversations(self) -> bool:
+        """Whether a stage before [sft] makes what it trains on."""
+        return bool(self.best_of_n or self.star or self.constitution)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.train and not self.data.text:
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
-        if self.sft and not self.data.conversations:
+        if (self.best_of_n or self.star) and not self.data.tasks:
+            raise ValueError("[best_of_n] and [star] need data.tasks: tasks:arithmetic, or files with answers")
+        if self.self_rewarding and not self.data.prompts:
+            raise ValueError("[self_rewarding] needs data.prompts: questions:python, or files of prompts")
+        if self.sft and not (self.data.conversations or self.makes_conversations):
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
@@ -124,6 +146,13 @@ class Recipe(Section):
         if self.model.start is not None and self.tokenizer:
             raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
         return self
+
+
+def _kind_of_data(values: dict[str, Any]) -> str:
+    """What the first stage of a recipe eats."""
+    kinds = {"train": "text", "best_of_n": "tasks", "star": "tasks", "constitution": "prompts"}
+    first = next((stage for stage in (*kinds, "sft", "self_rewarding") if stage in values), "sft")
+    return {**kinds, "self_rewarding": "prompts"}.get(first, "conversations")
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -3,6 +3,8 @@ run passes quickly.
 
     text → tokenizer → shards → [train] → [sft] → [heads] → [eval]
 
+[best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
+
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
 """
@@ -20,6 +22,7 @@ from vesalius.models.transformer import Transformer
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
+from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
 from vesalius.pipeline.training import pretrain, tune
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.tokenizer import Tokenizer
@@ -99,4 +102,15 @@ def encode(life: Life) -> None:
     )
 
 
-STAGES: tuple[Callable[[Life], None], ...] = (prepare, encode, pretrain, sample_base, tune, train_heads, evaluate)
+STAGES: tuple[Callable[[Life], None], ...] = (
+    prepare,
+    encode,
+    pretrain,
+    sample_base,
+    make_conversations,
+    tune,
+    check_tasks,
+    make_pairs,
+    train_heads,
+    evaluate,
+)

@@ -93,7 +93,7 @@ def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversati
     """The recipe's conversations, those of training and those held out. UserError where none are left to train on."""
     data = life.recipe.data
     sides: dict[bool, list[Conversation]] = {False: [], True: []}
-    for conversation in read_conversations(data.conversations):
+    for conversation in read_conversations([*data.conversations, *life.made_conversations]):
         sides[is_validation(conversation.split_key, data.validation_fraction)].append(conversation)
     if not sides[False]:
         raise UserError(
