@@ -12,7 +12,8 @@ from vesalius.evals.samples import sample_report
 from vesalius.infer.language_model import LanguageModel, Message
 from vesalius.models.counts import count_bytes, count_flops, count_parameters
 from vesalius.pipeline.life import Life
-from vesalius.pipeline.recipe import EvalSection
+from vesalius.pipeline.recipe import EvalSection, Recipe
+from vesalius.train.config import TrainConfig
 
 
 def evaluate(life: Life) -> None:
@@ -32,7 +33,7 @@ def evaluate(life: Life) -> None:
 
 def describe_model(life: Life) -> None:
     """Records sizes and costs, from the config alone: before training, so that an interrupted run has them too."""
-    (model, _), training = life.made, life.recipe.train or life.recipe.sft
+    (model, _), training = life.made, _training(life.recipe)
     if training is None:
         return
     config, context = model.config, training.context
@@ -47,6 +48,11 @@ def describe_model(life: Life) -> None:
             "bytes": asdict(count_bytes(config, batch_rows=rows, context=context, optimizer=training.optimizer)),
         }
     )
+
+
+def _training(recipe: Recipe) -> TrainConfig | None:
+    """The first stage that trains the model itself."""
+    return recipe.train or recipe.sft or recipe.reward or recipe.prm
 
 
 def _baselines(life: Life, section: EvalSection) -> None:

@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [sft] → [reward] | [prm] → [heads] → [eval]
 
 before [sft] what makes its conversations: [best_of_n], [star], [constitution], and behind it [self_rewarding].
 
@@ -25,19 +25,23 @@ from vesalius.pipeline.recipe_sections.making import (
     SelfRewardingSection,
     StarSection,
 )
+from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.train.config import TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class DataSection(Section):
-    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations likewise, or
-    `questions:python`; tasks that a program can check likewise, or `tasks:arithmetic` and its kin; prompts that the
-    model answers itself likewise, or `questions:python`.
+    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; the rest likewise: conversations, or
+    `questions:python`; pairs and scores, or `pairs:python`; steps, or `steps:arithmetic`; tasks that a program can
+    check, or `tasks:arithmetic` and its kin; prompts that the model answers itself, or `questions:python`.
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    pairs: list[str] = []
+    scores: list[str] = []
+    steps: list[str] = []
     tasks: list[str] = []
     prompts: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -110,6 +114,8 @@ class Recipe(Section):
     constitution: ConstitutionSection | None = None
     sft: TrainConfig | None = None
     self_rewarding: SelfRewardingSection | None = None
+    reward: RewardSection | None = None
+    prm: PrmSection | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
 
@@ -121,7 +127,7 @@ class Recipe(Section):
         if isinstance(values.get("model"), str):
             values["model"] = {"start": values["model"]}
         if isinstance(data := values.get("data"), str | list):
-            values["data"] = {_kind_of_data(values): [data] if isinstance(data, str) else data}
+            values["data"] = {_data_of(values): [data] if isinstance(data, str) else data}
         return values
 
     @property
@@ -139,6 +145,11 @@ class Recipe(Section):
             raise ValueError("[self_rewarding] needs data.prompts: questions:python, or files of prompts")
         if self.sft and not (self.data.conversations or self.makes_conversations):
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.reward and not (self.data.pairs if self.reward.learn == "pairs" else self.data.scores):
+            raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
+        if self.prm and not self.data.steps:
+            raise ValueError("[prm] needs data.steps: steps:arithmetic, or JSONL files")
+        self._check_scoring()
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):
@@ -147,12 +158,35 @@ class Recipe(Section):
             raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
         return self
 
+    def _check_scoring(self) -> None:
+        """A decoder that learns to score forgets how to write, so a run ends with one of them."""
+        scoring = [name for name in ("reward", "prm") if getattr(self, name)]
+        others = [name for name in ("train", "sft", "heads") if getattr(self, name)]
+        if scoring and len(scoring + others) > 1:
+            raise ValueError(
+                f"[{scoring[0]}] makes a model that scores and no longer writes: train "
+                f"{' and '.join(others + scoring[1:])} in a run of its own, and start from that by model.start"
+            )
 
-def _kind_of_data(values: dict[str, Any]) -> str:
-    """What the first stage of a recipe eats."""
-    kinds = {"train": "text", "best_of_n": "tasks", "star": "tasks", "constitution": "prompts"}
-    first = next((stage for stage in (*kinds, "sft", "self_rewarding") if stage in values), "sft")
-    return {**kinds, "self_rewarding": "prompts"}.get(first, "conversations")
+
+def _data_of(values: dict[str, Any]) -> str:
+    """What `data = "file"` means in a recipe of these sections."""
+    match values:
+        case {"train": _}:
+            return "text"
+        case {"best_of_n": _} | {"star": _}:
+            return "tasks"
+        case {"constitution": _}:
+            return "prompts"
+        case {"reward": {"learn": "scores"}}:
+            return "scores"
+        case {"reward": _}:
+            return "pairs"
+        case {"prm": _}:
+            return "steps"
+        case {"self_rewarding": _} if "sft" not in values:
+            return "prompts"
+    return "conversations"
 
 
 def shipped_recipes() -> dict[str, Path]:

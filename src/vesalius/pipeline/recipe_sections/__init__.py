@@ -1,1 +1,1 @@
-"""Sections of a recipe that belong to one method each."""
+"""The sections of a recipe that belong to one method each."""
