@@ -316,7 +316,7 @@ def _run(recipe: "Recipe", out: Path, *, resume: bool) -> None:
     done = run_recipe(recipe, out, TerminalDisplay(), resume=resume)
     print(f"\nReport:  {done.report}")
     if not (recipe.reward or recipe.prm):  # these score and do not write
-        chats = bool(recipe.sft)
+        chats = bool(recipe.answering)
         print(f"Try it:  vesalius {'chat' if chats else 'generate'} {out}" + ("" if chats else ' "Once upon a time"'))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesalius.align.answer_rows import Layout
-from vesalius.align.items import each_once, encode_answers
+from vesalius.align.items import batch_of, each_once, encode_answers
 from vesalius.align.pairs import PackedPairs, encode_pairs
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
@@ -50,9 +50,10 @@ def test_the_targets_are_the_answers_and_nothing_else(dialogues, shared: bool, t
         data.append(Pair([*prompt, user("?")], *answers, str(number), ""))
     layout = Layout(rows=1, context=4000, shared=shared)
     items = encode_pairs(data, tokenizer, layout)
-    [(numbers, batch)] = each_once(items, range(len(items)), layout)
+    [[row]] = each_once(items, range(len(items)), layout)
+    batch = batch_of(items, [row], layout)
     end, start = (tokenizer.special_tokens[token] for token in ("<|im_end|>", "<|im_start|>"))
-    order = [data[number] for number in numbers]
+    order = [data[number] for number in row]
     for place, answer in enumerate(answer for one in order for answer in (one.chosen, one.rejected)):
         mine = batch.targets[(batch.answer == place) & (batch.targets != IGNORE)]
         turns = [turn["content"] for turn in answer if turn["role"] == "assistant"]

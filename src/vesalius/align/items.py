@@ -124,10 +124,7 @@ class PackedItems:
     def __next__(self) -> AnswerBatch:
         source = f"epoch {self._rows.epoch}: "
         rows = [next(self._rows) for _ in range(self.layout.rows)]
-        batch = batch_of(self.items, rows, self.layout, source=source)
-        if self.reference is None:
-            return batch
-        return replace(batch, reference=self.reference[[number for row in rows for number in row]].flatten())
+        return batch_of(self.items, rows, self.layout, source=source, reference=self.reference)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins, as JSON can hold it."""
@@ -138,18 +135,26 @@ class PackedItems:
         self._rows.load_state_dict(state)
 
 
-def batch_of(items: Items, rows: Sequence[Sequence[int]], layout: Layout, *, source: str = "") -> AnswerBatch:
-    """The batch whose rows have the items of these numbers."""
+def batch_of(
+    items: Items,
+    rows: Sequence[Sequence[int]],
+    layout: Layout,
+    *,
+    source: str = "",
+    reference: Tensor | None = None,
+) -> AnswerBatch:
+    """The batch whose rows have the items of these numbers, with what `reference` (N, answers) has of them."""
     source += " | ".join(describe_row(list(row), items.names) for row in rows)
-    return lay_out([[items[number] for number in row] for row in rows], layout, padding=items.padding, source=source)
+    batch = lay_out([[items[number] for number in row] for row in rows], layout, padding=items.padding, source=source)
+    if reference is None:
+        return batch
+    return replace(batch, reference=reference[[number for row in rows for number in row]].flatten())
 
 
-def each_once(items: Items, numbers: Sequence[int], layout: Layout) -> Iterator[tuple[list[int], AnswerBatch]]:
-    """Batches that have the items of these numbers once, each with the numbers of its items in their order."""
+def each_once(items: Items, numbers: Sequence[int], layout: Layout) -> Iterator[list[list[int]]]:
+    """The rows of batches that have the items of these numbers once."""
     rows = pack(numbers, items.lengths(layout)[list(numbers)].tolist(), layout.context)
-    for start in range(0, len(rows), layout.rows):
-        part = rows[start : start + layout.rows]
-        yield [number for row in part for number in row], batch_of(items, part, layout)
+    return (rows[start : start + layout.rows] for start in range(0, len(rows), layout.rows))
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -29,6 +29,7 @@ class Preference:
         reward_chosen, reward_rejected  β·r of the answers, β·log π for losses without a reference
         margin, accuracy                the difference of the two, and how often it is positive (a tie counts half)
         logp_chosen, logp_rejected      log π of the answers
+        likelier                        how often the chosen answer is the likelier one under π alone
         nll                             -log π of a chosen token, where it is in the loss
 
     UserError where there is no such loss, or ε does not fit it.
@@ -90,7 +91,13 @@ def pair_metrics(pairs: PairLogprobs, beta: float) -> dict[str, Tensor]:
         "reward_chosen": beta * pairs.chosen_ratio.detach().mean(),
         "reward_rejected": beta * pairs.rejected_ratio.detach().mean(),
         "margin": margin.mean(),
-        "accuracy": ((margin.sign() + 1) / 2).mean(),
+        "accuracy": _share_above(margin),
         "logp_chosen": pairs.chosen.detach().mean(),
         "logp_rejected": pairs.rejected.detach().mean(),
+        "likelier": _share_above(pairs.chosen.detach() - pairs.rejected.detach()),
     }
+
+
+def _share_above(values: Tensor) -> Tensor:
+    """The share of values above 0, where 0 itself counts half."""
+    return ((values.sign() + 1) / 2).mean()

@@ -20,7 +20,7 @@ from torch import Tensor
 from vesalius.adapt.switch import disabled, is_adapted
 from vesalius.align.answer_rows import Layout
 from vesalius.align.answers import AnswerBatch, answer_logprobs
-from vesalius.align.items import Items, each_once
+from vesalius.align.items import Items, batch_of, each_once
 from vesalius.core.files import atomic_path
 from vesalius.models.transformer import Transformer
 
@@ -101,9 +101,10 @@ def logprobs_of(model: Transformer, items: Items, numbers: range, layout: Layout
     """(numbers, answers) float32 of these items, in evaluation mode."""
     model.eval()
     device, found = next(model.parameters()).device, torch.empty(len(numbers), items.answers)
-    for done, batch in each_once(items, numbers, layout):
+    for rows in each_once(items, numbers, layout):
+        batch, done = batch_of(items, rows, layout).to(device), [number for row in rows for number in row]
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            sums = answer_logprobs(model, batch.to(device)).sums
+            sums = answer_logprobs(model, batch).sums
         found[torch.tensor(done) - numbers.start] = sums.view(-1, items.answers).cpu()
     return found
 

@@ -3,7 +3,7 @@
     What is 38 + 7 + 5?     38 + 7 = 45     right
                             45 + 5 = 40     wrong: the carry was forgotten
 
-A solution ends at its first mistake, as the labels of Lightman et al. 2023 (arXiv:2305.20050, section 2.4) do: what a
+A solution ends at its first mistake, as the labels of Lightman et al. 2023 (arXiv:2305.20050, section 2.6) do: what a
 step is worth after one is a matter of taste. So a wrong step is always the last, which tells a causal model nothing.
 Mistakes are those that people make: a carry forgotten, off by a little, another number taken than the one that was
 asked for. One that gives the right result by chance is none.

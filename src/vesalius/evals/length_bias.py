@@ -1,4 +1,4 @@
-"""Length bias: how much of what a reward model likes is length. Singhal et al. 2023, arXiv:2310.03716, section 3.
+"""Length bias: how much of what a reward model likes is length. Singhal et al. 2023, arXiv:2310.03716.
 
 The correlation of rewards with lengths over all answers mixes answers to different questions, so pairs are told too:
 how often the longer answer has the higher reward, beside how often it is the better one. Where the first is above the

@@ -12,8 +12,7 @@ from vesalius.evals.samples import sample_report
 from vesalius.infer.language_model import LanguageModel, Message
 from vesalius.models.counts import count_bytes, count_flops, count_parameters
 from vesalius.pipeline.life import Life
-from vesalius.pipeline.recipe import EvalSection, Recipe
-from vesalius.train.config import TrainConfig
+from vesalius.pipeline.recipe import EvalSection
 
 
 def evaluate(life: Life) -> None:
@@ -33,7 +32,7 @@ def evaluate(life: Life) -> None:
 
 def describe_model(life: Life) -> None:
     """Records sizes and costs, from the config alone: before training, so that an interrupted run has them too."""
-    (model, _), training = life.made, _training(life.recipe)
+    (model, _), training = life.made, life.recipe.tuning
     if training is None:
         return
     config, context = model.config, training.context
@@ -48,11 +47,6 @@ def describe_model(life: Life) -> None:
             "bytes": asdict(count_bytes(config, batch_rows=rows, context=context, optimizer=training.optimizer)),
         }
     )
-
-
-def _training(recipe: Recipe) -> TrainConfig | None:
-    """The first stage that trains the model itself."""
-    return recipe.train or recipe.sft or recipe.reward or recipe.prm
 
 
 def _baselines(life: Life, section: EvalSection) -> None:
@@ -83,8 +77,8 @@ def sample_base(life: Life) -> None:
 
 
 def _answers(life: Life, section: EvalSection) -> None:
-    if life.recipe.sft is not None:
-        _sample(life, section, "sft", [[{"role": "user", "content": question}] for question in section.questions])
+    if stage := life.recipe.answering:
+        _sample(life, section, stage, [[{"role": "user", "content": question}] for question in section.questions])
 
 
 def _sample(life: Life, section: EvalSection, stage: str, prompts: Sequence[str | list[Message]]) -> None:

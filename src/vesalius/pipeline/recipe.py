@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [reward] | [prm] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
 before [sft] what makes its conversations: [best_of_n], [star], [constitution], and behind it [self_rewarding].
 
@@ -25,6 +25,7 @@ from vesalius.pipeline.recipe_sections.making import (
     SelfRewardingSection,
     StarSection,
 )
+from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.train.config import TrainConfig
 
@@ -33,13 +34,14 @@ Count = Annotated[int, Field(ge=1)]
 
 class DataSection(Section):
     """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; the rest likewise: conversations, or
-    `questions:python`; pairs and scores, or `pairs:python`; steps, or `steps:arithmetic`; tasks that a program can
-    check, or `tasks:arithmetic` and its kin; prompts that the model answers itself, or `questions:python`.
+    `questions:python`; pairs, ratings and scores, or `pairs:python`; steps, or `steps:arithmetic`; tasks that a program
+    can check, or `tasks:arithmetic` and its kin; prompts that the model answers itself, or `questions:python`.
     """
 
     text: list[str] = []
     conversations: list[str] = []
     pairs: list[str] = []
+    ratings: list[str] = []
     scores: list[str] = []
     steps: list[str] = []
     tasks: list[str] = []
@@ -114,10 +116,22 @@ class Recipe(Section):
     constitution: ConstitutionSection | None = None
     sft: TrainConfig | None = None
     self_rewarding: SelfRewardingSection | None = None
+    dpo: DpoSection | None = None
+    kto: KtoSection | None = None
     reward: RewardSection | None = None
     prm: PrmSection | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
+
+    @property
+    def tuning(self) -> TrainConfig | None:
+        """The first stage that changes the model's weights; None where it stays as it is."""
+        return self.train or self.sft or self.dpo or self.kto or self.reward or self.prm
+
+    @property
+    def answering(self) -> str:
+        """The last stage that teaches to answer, "" where there is none."""
+        return next((name for name in ("kto", "dpo", "sft") if getattr(self, name)), "")
 
     @model_validator(mode="before")
     @classmethod
@@ -135,6 +149,11 @@ class Recipe(Section):
         """Whether a stage before [sft] makes what it trains on."""
         return bool(self.best_of_n or self.star or self.constitution)
 
+    @property
+    def makes_pairs(self) -> bool:
+        """Whether a stage before [dpo] and [kto] makes what they train on."""
+        return self.self_rewarding is not None or (self.constitution is not None and self.constitution.pairs)
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.train and not self.data.text:
@@ -145,6 +164,10 @@ class Recipe(Section):
             raise ValueError("[self_rewarding] needs data.prompts: questions:python, or files of prompts")
         if self.sft and not (self.data.conversations or self.makes_conversations):
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.dpo and not (self.data.pairs or self.makes_pairs):
+            raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
+        if self.kto and not (self.data.ratings or self.makes_pairs):
+            raise ValueError("[kto] needs data.ratings: pairs:python, or JSONL files of prompt, completion and label")
         if self.reward and not (self.data.pairs if self.reward.learn == "pairs" else self.data.scores):
             raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
         if self.prm and not self.data.steps:
@@ -161,7 +184,7 @@ class Recipe(Section):
     def _check_scoring(self) -> None:
         """A decoder that learns to score forgets how to write, so a run ends with one of them."""
         scoring = [name for name in ("reward", "prm") if getattr(self, name)]
-        others = [name for name in ("train", "sft", "heads") if getattr(self, name)]
+        others = [name for name in ("train", "sft", "dpo", "kto", "heads") if getattr(self, name)]
         if scoring and len(scoring + others) > 1:
             raise ValueError(
                 f"[{scoring[0]}] makes a model that scores and no longer writes: train "
@@ -178,14 +201,20 @@ def _data_of(values: dict[str, Any]) -> str:
             return "tasks"
         case {"constitution": _}:
             return "prompts"
+        case {"sft": _}:
+            return "conversations"
+        case {"self_rewarding": _}:
+            return "prompts"
+        case {"dpo": _}:
+            return "pairs"
+        case {"kto": _}:
+            return "ratings"
         case {"reward": {"learn": "scores"}}:
             return "scores"
         case {"reward": _}:
             return "pairs"
         case {"prm": _}:
             return "steps"
-        case {"self_rewarding": _} if "sft" not in values:
-            return "prompts"
     return "conversations"
 
 

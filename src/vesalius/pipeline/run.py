@@ -14,7 +14,7 @@ from vesalius.core.recipes import build_recipe, dump_recipe
 from vesalius.core.run_directory import RunDirectory
 from vesalius.data.conversations import read_conversations
 from vesalius.data.documents import read_documents
-from vesalius.data.preferences import read_pairs, read_scores
+from vesalius.data.preferences import read_pairs, read_ratings, read_scores
 from vesalius.data.prompts import read_prompts
 from vesalius.data.solutions import read_solutions
 from vesalius.data.tasks import read_tasks
@@ -61,6 +61,8 @@ def _check_names(recipe: Recipe) -> None:
         read_conversations(recipe.data.conversations)
     if recipe.data.pairs:
         read_pairs(recipe.data.pairs)
+    if recipe.data.ratings:
+        read_ratings(recipe.data.ratings)
     if recipe.data.scores:
         read_scores(recipe.data.scores)
     if recipe.data.steps:

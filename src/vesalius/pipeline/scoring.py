@@ -18,7 +18,7 @@ from vesalius.align.scored_rows import PackedScores, ScoredItems, collect, each_
 from vesalius.align.scoring_files import save_scoring_model
 from vesalius.align.scoring_model import ScoringModel
 from vesalius.pipeline.life import Advance, Life
-from vesalius.pipeline.training import QUICK_VALIDATION_TOKENS, autocast_of, train_module
+from vesalius.pipeline.training import QUICK_VALIDATION_TOKENS, autocast_of, mean_metrics, train_module
 from vesalius.train.callbacks import Validation
 from vesalius.train.config import TrainConfig
 from vesalius.train.objectives import Objective
@@ -78,18 +78,8 @@ class _Quick:
     items: ScoredItems | None
     layout: Layout
 
-    @torch.inference_mode()
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
-        totals: dict[str, float] = {}
-        weight = 0
-        dtype, device = autocast_of(self.life, self.section), self.life.device
-        for batch in self._batches():
-            with torch.autocast(device, dtype, enabled=dtype is not None):
-                loss, metrics = self.scoring.objective(model, batch.to(device))
-            weight += batch.weight
-            for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + value.item() * batch.weight
-        return {name: total / weight for name, total in totals.items()}
+        return mean_metrics(model, self.scoring.objective, self._batches(), autocast_of(self.life, self.section))
 
     def _batches(self) -> Iterator[ScoredBatch]:
         if self.items is None:

@@ -1,7 +1,7 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [sft] → [reward] | [prm] → [heads] → [eval]
+    text → tokenizer → shards → [train] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
 [best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
 
@@ -23,6 +23,7 @@ from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
+from vesalius.pipeline.preference import dpo, kto
 from vesalius.pipeline.prm import prm
 from vesalius.pipeline.reward import reward
 from vesalius.pipeline.training import pretrain, tune
@@ -34,7 +35,7 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        frozen = not (life.recipe.train or life.recipe.sft or life.recipe.reward or life.recipe.prm)
+        frozen = life.recipe.tuning is None
         life.model, life.tokenizer = open_model(section.start) if frozen else open_start(section.start)
     else:
         life.tokenizer = learn_tokenizer(life)
@@ -113,6 +114,8 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     tune,
     check_tasks,
     make_pairs,
+    dpo,
+    kto,
     reward,
     prm,
     train_heads,

@@ -29,7 +29,7 @@ from vesalius.train.objectives import NextToken, Objective
 from vesalius.train.optim.build import build_optimizer
 from vesalius.train.precision import Precision
 from vesalius.train.schedules import build_schedule
-from vesalius.train.training import BatchSource, Callback
+from vesalius.train.training import BatchSource, Callback, TrainingBatch
 
 QUICK_VALIDATION_TOKENS = 16_384
 """What the curve of a run is measured on; the stage's result is measured on the whole split."""
@@ -96,16 +96,25 @@ def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversati
     return split_items(read_conversations(specs), data.validation_fraction, "conversations")
 
 
-@torch.inference_mode()
 def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype | None = None) -> float:
     """Nats for each target over all batches."""
-    objective, nats, targets = NextToken(), 0.0, 0
-    device = next(model.parameters()).device
+    return mean_metrics(model, NextToken(), batches, autocast)["loss"]
+
+
+@torch.inference_mode()
+def mean_metrics(
+    model: nn.Module, objective: Objective, batches: Iterable[TrainingBatch], autocast: torch.dtype | None = None
+) -> dict[str, float]:
+    """ "loss" and the metrics of an objective over all batches, each by its weight; {} where there is no batch."""
+    totals: dict[str, float] = {}
+    weight, device = 0, next(model.parameters()).device
     for batch in batches:
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            loss, _ = objective(model, batch.to(device))
-        nats, targets = nats + loss.item() * batch.weight, targets + batch.weight
-    return nats / targets
+            loss, metrics = objective(model, batch.to(device))
+        weight += batch.weight
+        for name, value in {"loss": loss, **metrics}.items():
+            totals[name] = totals.get(name, 0.0) + value.item() * batch.weight
+    return {name: total / weight for name, total in totals.items()}
 
 
 def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, measure: Measure) -> None:

@@ -37,8 +37,16 @@ def headline(run: Run) -> Headline:
     model = f"a model of {formats.count(parameters(run))} parameters" if parameters(run) else "a model"
     made = f"{model}{made_in(run)}{made_on(run)}"
     if (bits := run.amounts("bits_per_byte").get("model")) is None:
-        return Headline(lead="A finished run", rest=f": {made}.")
+        return Headline(lead=finished_lead(run), rest=f": {made}.")
     return Headline(lead=f"{bits:.2f} bits per byte", rest=f" on text it never saw{against(run, bits)}: {made}.")
+
+
+def finished_lead(run: Run) -> str:
+    """What a model that was not made to write came to."""
+    for part, what in (("reward", "pairs"), ("prm", "steps")):
+        if (share := run.amounts(part).get("accuracy")) is not None:
+            return f"{formats.percent(share)} of unseen {what} judged rightly"
+    return "A finished run"
 
 
 def unfinished_rest(run: Run) -> str:
