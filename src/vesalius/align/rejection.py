@@ -123,7 +123,8 @@ class _Tried:
         return self.worth == 1 and bool(self.answer.text)
 
     def told(self) -> dict[str, Any]:
-        return {**asdict(self.answer), "reward": self.worth, "reason": self.verdict.reason}
+        reason = self.verdict.reason if self.answer.ended else f"cut off; {self.verdict.reason}"
+        return {**asdict(self.answer), "reward": self.worth, "reason": reason}
 
 
 def _judged(reward: Reward, tasks: Sequence[Task], answers: Sequence[Answer]) -> list[_Tried]:

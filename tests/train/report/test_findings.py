@@ -26,7 +26,7 @@ COLLAPSE = {
 
 def page_of(folder: Path, **evals: Any) -> str:
     """The visible words of the page of a finished run with these results."""
-    run = RunDirectory.create(folder / "run")
+    run = RunDirectory.create(folder / "run", resume=True)
     run.add_evals(finished=True, **evals)
     text = write_report(run).read_text("utf-8")
     text = re.sub(r"</?(em|b)\b[^>]*>", "", text)
@@ -52,6 +52,28 @@ def test_a_reward_model_is_told_by_its_held_out_pairs(tmp_path: Path) -> None:
     assert "The longer answer has the higher reward 75 %" in page
     assert "The longer answer is the better one 50 %" in page
     assert (tmp_path / "run" / "report.html").read_text("utf-8").count('<figure class="plot"') == 2
+
+
+BEFORE = {"accuracy": 0.5, "likelier": 0.4, "margin": 0.0, "reward_chosen": 0.0, "reward_rejected": 0.0}
+AFTER = {"accuracy": 0.875, "likelier": 0.6, "margin": 0.5, "reward_chosen": 0.2, "reward_rejected": -0.3}
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_preferences_are_told_before_and_after_with_the_kl(stage: str, tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", resume=True)
+    for step in range(1, 9):
+        run.log(kind="step", stage=stage, step=step, loss=0.6, tokens=step, **({"kl": 0.1} if stage == "kto" else {}))
+    run.log(kind="validation", stage=stage, step=8, loss=0.5, **AFTER)
+    kl = {"kl": 1.5, "standard_error": 0.25, "kl_per_token": 0.25, "answers": 9}
+    page = page_of(
+        tmp_path, **{stage: {"loss": "x", "beta": 0.1, "held_out": 40, "before": BEFORE, "after": AFTER, "kl": kl}}
+    )
+    assert "88 % of unseen" in page
+    assert "Which answer does it prefer?" in headings(tmp_path)
+    assert "it is 1.50 ± 0.25 nats from its reference, 0.25 a token" in page
+    assert "Margin, better minus worse 0.00 0.50" in page
+    text = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert text.count('<figure class="plot"') == (4 if stage == "kto" else 3)
 
 
 def test_a_model_of_scores_is_told_beside_the_mean(tmp_path: Path) -> None:

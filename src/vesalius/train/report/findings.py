@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from vesalius.train.report.finding import Finding
 from vesalius.train.report.made import made, solved
+from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
 from vesalius.train.report.reading import Run
 from vesalius.train.report.scoring import calibration, pairs, process, scores
 from vesalius.train.report.side_effects import alignment_tax, diversity, length_bias, overoptimisation
@@ -15,6 +16,8 @@ from vesalius.train.report.side_effects import alignment_tax, diversity, length_
 FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     made,
     solved,
+    pairs_preferred,
+    ratings_preferred,
     pairs,
     scores,
     process,

@@ -42,9 +42,14 @@ def headline(run: Run) -> Headline:
 
 
 def finished_lead(run: Run) -> str:
-    """What a model that was not made to write came to."""
-    for part, what in (("reward", "pairs"), ("prm", "steps")):
-        if (share := run.amounts(part).get("accuracy")) is not None:
+    """What a model came to that was not made from text."""
+    for parts, what in (
+        (("kto", "after"), "answers"),
+        (("dpo", "after"), "pairs"),
+        (("reward",), "pairs"),
+        (("prm",), "steps"),
+    ):
+        if (share := run.amounts(*parts).get("accuracy")) is not None:
             return f"{formats.percent(share)} of unseen {what} judged rightly"
     return "A finished run"
 

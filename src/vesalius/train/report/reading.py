@@ -15,11 +15,13 @@ Record = dict[str, Any]
 STAGE_TITLES = {
     "train": "Pretraining",
     "sft": "Instruction tuning",
+    "dpo": "Preferences between answers",
+    "kto": "Preferences from rated answers",
     "reward": "Reward model",
     "prm": "Process reward model",
     "heads": "Multi-token heads",
 }
-LOSS_UNITS = {"reward": "", "prm": "nats per step"}
+LOSS_UNITS = {"dpo": "", "kto": "", "reward": "", "prm": "nats per step"}
 """Of the stages whose loss is not nats per token."""
 
 
