@@ -43,7 +43,7 @@ def dpo(life: Life) -> None:
     if section is None:
         return
     data, layout = life.recipe.data, _layout(life, section)
-    train, held_out = split_items(read_pairs(data.pairs), data.validation_fraction, "pairs")
+    train, held_out = split_items(read_pairs([*data.pairs, *life.made_pairs]), data.validation_fraction, "pairs")
     pairs = encode_pairs(train, tokenizer, layout)
     _tell_dropped(life, pairs)
     others = encode_pairs(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
@@ -69,7 +69,9 @@ def kto(life: Life) -> None:
     if section is None:
         return
     data, layout = life.recipe.data, _layout(life, section)
-    train, held_out = split_items(read_ratings(data.ratings), data.validation_fraction, "rated answers")
+    train, held_out = split_items(
+        read_ratings([*data.ratings, *life.made_pairs]), data.validation_fraction, "rated answers"
+    )
     ratings = encode_ratings(train, tokenizer, layout)
     _tell_dropped(life, ratings.items)
     others = encode_ratings(_spread(held_out, section.measured), tokenizer, layout) if held_out else None

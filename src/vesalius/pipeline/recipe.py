@@ -2,6 +2,9 @@
 
     [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
+[best_of_n], [star] and [constitution] make conversations for [sft]; [constitution] and [self_rewarding] make pairs for
+[dpo] and [kto].
+
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
 `stages.STAGES`, and nothing else.
@@ -18,6 +21,12 @@ from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
 from vesalius.pipeline.recipe_sections.adapter import UNMERGEABLE, AdapterSection
+from vesalius.pipeline.recipe_sections.making import (
+    BestOfNSection,
+    ConstitutionSection,
+    SelfRewardingSection,
+    StarSection,
+)
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.train.config import TrainConfig
@@ -26,8 +35,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DataSection(Section):
-    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations, pairs, ratings, scores
-    and steps likewise, or `questions:python`, `pairs:python` and `steps:arithmetic`.
+    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; the rest likewise: conversations, or
+    `questions:python`; pairs, ratings and scores, or `pairs:python`; steps, or `steps:arithmetic`; tasks that a program
+    can check, or `tasks:arithmetic` and its kin; prompts that the model answers itself, or `questions:python`.
     """
 
     text: list[str] = []
@@ -36,6 +46,8 @@ class DataSection(Section):
     ratings: list[str] = []
     scores: list[str] = []
     steps: list[str] = []
+    tasks: list[str] = []
+    prompts: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -101,8 +113,12 @@ class Recipe(Section):
     tokenizer: TokenizerSection | None = None
     model: ModelSection
     train: TrainConfig | None = None
+    best_of_n: BestOfNSection | None = None
+    star: StarSection | None = None
+    constitution: ConstitutionSection | None = None
     adapter: AdapterSection | None = None
     sft: TrainConfig | None = None
+    self_rewarding: SelfRewardingSection | None = None
     dpo: DpoSection | None = None
     kto: KtoSection | None = None
     reward: RewardSection | None = None
@@ -142,15 +158,29 @@ class Recipe(Section):
             values["data"] = {_data_of(values): [data] if isinstance(data, str) else data}
         return values
 
+    @property
+    def makes_conversations(self) -> bool:
+        """Whether a stage before [sft] makes what it trains on."""
+        return bool(self.best_of_n or self.star or self.constitution)
+
+    @property
+    def makes_pairs(self) -> bool:
+        """Whether a stage before [dpo] and [kto] makes what they train on."""
+        return self.self_rewarding is not None or (self.constitution is not None and self.constitution.pairs)
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.train and not self.data.text:
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
-        if self.sft and not self.data.conversations:
+        if (self.best_of_n or self.star) and not self.data.tasks:
+            raise ValueError("[best_of_n] and [star] need data.tasks: tasks:arithmetic, or files with answers")
+        if self.self_rewarding and not self.data.prompts:
+            raise ValueError("[self_rewarding] needs data.prompts: questions:python, or files of prompts")
+        if self.sft and not (self.data.conversations or self.makes_conversations):
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
-        if self.dpo and not self.data.pairs:
+        if self.dpo and not (self.data.pairs or self.makes_pairs):
             raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
-        if self.kto and not self.data.ratings:
+        if self.kto and not (self.data.ratings or self.makes_pairs):
             raise ValueError("[kto] needs data.ratings: pairs:python, or JSONL files of prompt, completion and label")
         if self.reward and not (self.data.pairs if self.reward.learn == "pairs" else self.data.scores):
             raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
@@ -188,8 +218,14 @@ def _data_of(values: dict[str, Any]) -> str:
     match values:
         case {"train": _}:
             return "text"
+        case {"best_of_n": _} | {"star": _}:
+            return "tasks"
+        case {"constitution": _}:
+            return "prompts"
         case {"sft": _}:
             return "conversations"
+        case {"self_rewarding": _}:
+            return "prompts"
         case {"dpo": _}:
             return "pairs"
         case {"kto": _}:

@@ -3,6 +3,8 @@ run passes quickly.
 
     text → tokenizer → shards → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
+[best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
+
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
 """
@@ -24,6 +26,7 @@ from vesalius.pipeline.adapting import adapt, keep_adapter
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
+from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
 from vesalius.pipeline.preference import dpo, kto
 from vesalius.pipeline.prm import prm
 from vesalius.pipeline.reward import reward
@@ -114,8 +117,11 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     encode,
     pretrain,
     sample_base,
+    make_conversations,
     adapt,
     tune,
+    check_tasks,
+    make_pairs,
     dpo,
     kto,
     reward,

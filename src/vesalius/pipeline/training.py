@@ -92,7 +92,8 @@ def _loss_on(conversations: list[Conversation], life: Life, config: TrainConfig)
 def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversation]]:
     """The recipe's conversations, those of training and those held out. UserError where none are left to train on."""
     data = life.recipe.data
-    return split_items(read_conversations(data.conversations), data.validation_fraction, "conversations")
+    specs = [*data.conversations, *life.made_conversations]
+    return split_items(read_conversations(specs), data.validation_fraction, "conversations")
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype | None = None) -> float:

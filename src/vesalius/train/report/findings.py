@@ -7,12 +7,15 @@ evals.json and gives None where there is nothing.
 from collections.abc import Callable
 
 from vesalius.train.report.finding import Finding
+from vesalius.train.report.made import made, solved
 from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
 from vesalius.train.report.reading import Run
 from vesalius.train.report.scoring import calibration, pairs, process, scores
 from vesalius.train.report.side_effects import alignment_tax, diversity, length_bias, overoptimisation
 
 FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
+    made,
+    solved,
     pairs_preferred,
     ratings_preferred,
     pairs,
