@@ -16,6 +16,7 @@ from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
 from vesalius.data.preference import Pair
 from vesalius.tokenizers.chat import encode_chat
+from vesalius.tokenizers.chat_template import BREAK, END_SAID, SAID
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 
@@ -28,7 +29,7 @@ def source(tokenizer: Tokenizer, data: list[Pair], layout: Layout = LAYOUT, *, s
     return PackedPairs(encode_pairs(data, tokenizer, layout), layout, seed=seed)
 
 
-text = st.text(max_size=10)
+text = st.text(st.characters(exclude_characters=BREAK + SAID + END_SAID, exclude_categories=["Cs"]), max_size=10)
 dialogues = st.lists(
     st.tuples(st.sampled_from(["", "Be brief."]), st.lists(text, max_size=2), text, text, st.booleans()),
     min_size=1,
