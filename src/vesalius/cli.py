@@ -314,10 +314,10 @@ def _run(recipe: "Recipe", out: Path, *, resume: bool) -> None:
     from vesalius.pipeline.run import run_recipe
 
     done = run_recipe(recipe, out, TerminalDisplay(), resume=resume)
-    print(
-        f"\nReport:  {done.report}\nTry it:  vesalius {'chat' if recipe.sft else 'generate'} {out}"
-        + ("" if recipe.sft else ' "Once upon a time"')
-    )
+    print(f"\nReport:  {done.report}")
+    if not (recipe.reward or recipe.prm):  # these score and do not write
+        chats = bool(recipe.answering)
+        print(f"Try it:  vesalius {'chat' if chats else 'generate'} {out}" + ("" if chats else ' "Once upon a time"'))
 
 
 def _first_comment(path: Path) -> str:

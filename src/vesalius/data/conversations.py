@@ -8,26 +8,21 @@
 Every shape becomes `messages` here, so nothing behind this file knows the others. What would teach nothing, or teach to
 be silent, is an error with file and line, not a row that is skipped: a file that is half wrong should be looked at.
 
-Left out: tool calls and contents in parts (images); preference pairs, which are no conversations.
+Left out: tool calls and contents in parts (images). Preference pairs are no conversations: preferences.py reads them.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any
 
-from vesalius.core.errors import UserError, nearest
-from vesalius.data.conversation import ROLES, Conversation
-from vesalius.data.documents import find_files
-from vesalius.data.hub_dataset import HubDataset
+from vesalius.core.errors import UserError
+from vesalius.data.conversation import Conversation
+from vesalius.data.messages import Message, read_message, read_system, read_turns
 from vesalius.data.python_questions import python_conversations
-from vesalius.data.rows import Row, read_rows
-
-Message = dict[str, str]
+from vesalius.data.row_sources import read_sources
+from vesalius.data.rows import Row
 
 _MADE = {"questions:python": python_conversations}
-_ROLE_NAMES = {role: role for role in ROLES} | {"human": "user", "gpt": "assistant"}
 _SHAPES = "messages | prompt, completion | instruction, output | conversations"
 
 
@@ -38,19 +33,10 @@ def read_conversations(specs: Sequence[str]) -> Iterator[Conversation]:
     the name; while reading, with file and line, where a row is broken or has none of the four shapes, a role is
     unknown, an answer is empty, or nobody answers.
     """
-    return chain.from_iterable([_open_spec(spec) for spec in specs])
+    return read_sources(specs, _MADE, _conversation)
 
 
-def _open_spec(spec: str) -> Iterator[Conversation]:
-    if spec.startswith("questions:"):
-        if spec not in _MADE:
-            raise UserError(f"unknown conversations {spec!r}, {nearest(spec, _MADE)}")
-        return _MADE[spec]()
-    paths = HubDataset.parse(spec).files() if spec.startswith("hf:") else [file.path for file in find_files(spec)]
-    return (_conversation(row) for path in paths for row in read_rows(path))
-
-
-def _conversation(row: Row) -> Conversation:
+def _conversation(row: Row) -> Iterator[Conversation]:
     messages = _messages(row)
     if not any(message["role"] == "assistant" for message in messages):
         roles = ", ".join(message["role"] for message in messages) or "no message"
@@ -58,15 +44,15 @@ def _conversation(row: Row) -> Conversation:
             f"{row.place} has no assistant turn, only {roles}: there is nothing to learn from, remove the row"
         )
     content = hashlib.blake2b(json.dumps(messages).encode(), digest_size=16)
-    return Conversation(messages, row.place, split_key=content.hexdigest())
+    yield Conversation(messages, row.place, split_key=content.hexdigest())
 
 
 def _messages(row: Row) -> list[Message]:
     match row.values:
         case {"messages": turns}:
-            return _turns(turns, row.place)
+            return read_turns(turns, row.place)
         case {"conversations": turns}:
-            return _system(row) + _turns(turns, row.place)
+            return read_system(row) + read_turns(turns, row.place)
         case {"prompt": prompt, "completion": answer}:
             pass
         case {"instruction": instruction, "output": answer}:
@@ -75,43 +61,4 @@ def _messages(row: Row) -> list[Message]:
         case values:
             found = ", ".join(sorted(values)) or "none"
             raise UserError(f"{row.place} has the fields {found}; expected those of one shape: {_SHAPES}")
-    return [*_system(row), _message("user", prompt, row.place), _message("assistant", answer, row.place)]
-
-
-def _system(row: Row) -> list[Message]:
-    """The system prompt that some files keep in a field of its own."""
-    text = row.values.get("system")
-    return [_message("system", text, row.place)] if text else []
-
-
-def _turns(turns: Any, place: str) -> list[Message]:
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise UserError(f"{place}: expected a list of objects with role and content, got {_shown(turns)}")
-    return [_turn(turn, place) for turn in turns]
-
-
-def _turn(turn: dict[str, Any], place: str) -> Message:
-    match turn:
-        case {"role": role, "content": content} | {"from": role, "value": content}:
-            return _message(role, content, place)
-        case _:
-            found = ", ".join(sorted(turn)) or "none"
-            raise UserError(f"{place}: a message has the fields {found}; expected role and content, or from and value")
-
-
-def _message(role: Any, content: Any, place: str) -> Message:
-    if not isinstance(role, str) or role not in _ROLE_NAMES:
-        raise UserError(f"{place}: unknown role {_shown(role)}, {nearest(str(role), _ROLE_NAMES)}")
-    role = _ROLE_NAMES[role]
-    if not isinstance(content, str):
-        raise UserError(f"{place}: the {role}'s content must be text, got {_shown(content)}")
-    if role == "assistant" and not content.strip():
-        raise UserError(
-            f"{place}: the assistant's answer is empty, which would teach silence: fill it in or remove the row"
-        )
-    return {"role": role, "content": content.encode("utf-8", "replace").decode("utf-8")}  # half a surrogate pair is "?"
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return [*read_system(row), read_message("user", prompt, row.place), read_message("assistant", answer, row.place)]

@@ -28,7 +28,8 @@ GENERATION = "generation_config.json"
 def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
     """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
     directory = find_model(directory)
-    published = _read_object(directory / CONFIG)
+    published = read_object(directory / CONFIG)
+    _check_writes(published, directory)
     config = read_config(published)
     names, weights = family_of(published).weights, read_weights(directory)
     check_size(config, weights, where=str(directory))
@@ -61,6 +62,16 @@ def save_model(
         write_json(scratch / GENERATION, special | {"pad_token_id": tokenizer.bos_id} | (generation or {}))
 
 
+def _check_writes(published: dict[str, Any], directory: Path) -> None:
+    """UserError for a model that scores texts: it has no output head."""
+    for architecture in published.get("architectures") or ():
+        if str(architecture).endswith(("ForSequenceClassification", "ForTokenClassification")):
+            raise UserError(
+                f"{directory} is a {architecture}: it scores texts and writes none, so give a model that was trained "
+                "to write (align/scoring_files opens the one that scores)"
+            )
+
+
 def find_model(path: Path | str) -> Path:
     """The directory with config.json: `path` itself, or a run's `model/`. UserError where there is none."""
     path = Path(path)
@@ -85,7 +96,7 @@ def _beside(path: Path) -> str:
     return f", {hint}" if hint.startswith("did you mean") else ""
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; UserError where the file is damaged: it is the user's input here."""
     try:
         values = json.loads(path.read_text("utf-8"))

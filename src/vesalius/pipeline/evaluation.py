@@ -32,7 +32,7 @@ def evaluate(life: Life) -> None:
 
 def describe_model(life: Life) -> None:
     """Records sizes and costs, from the config alone: before training, so that an interrupted run has them too."""
-    (model, _), training = life.made, life.recipe.train or life.recipe.sft
+    (model, _), training = life.made, life.recipe.tuning
     if training is None:
         return
     config, context = model.config, training.context
@@ -77,8 +77,8 @@ def sample_base(life: Life) -> None:
 
 
 def _answers(life: Life, section: EvalSection) -> None:
-    if life.recipe.sft is not None:
-        _sample(life, section, "sft", [[{"role": "user", "content": question}] for question in section.questions])
+    if stage := life.recipe.answering:
+        _sample(life, section, stage, [[{"role": "user", "content": question}] for question in section.questions])
 
 
 def _sample(life: Life, section: EvalSection, stage: str, prompts: Sequence[str | list[Message]]) -> None:

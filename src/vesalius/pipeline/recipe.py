@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -17,18 +17,24 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
+from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
+from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.train.config import TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class DataSection(Section):
-    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations likewise, or
-    `questions:python`.
+    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations, pairs, ratings, scores
+    and steps likewise, or `questions:python`, `pairs:python` and `steps:arithmetic`.
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    pairs: list[str] = []
+    ratings: list[str] = []
+    scores: list[str] = []
+    steps: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -95,8 +101,22 @@ class Recipe(Section):
     model: ModelSection
     train: TrainConfig | None = None
     sft: TrainConfig | None = None
+    dpo: DpoSection | None = None
+    kto: KtoSection | None = None
+    reward: RewardSection | None = None
+    prm: PrmSection | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
+
+    @property
+    def tuning(self) -> TrainConfig | None:
+        """The first stage that changes the model's weights; None where it stays as it is."""
+        return self.train or self.sft or self.dpo or self.kto or self.reward or self.prm
+
+    @property
+    def answering(self) -> str:
+        """The last stage that teaches to answer, "" where there is none."""
+        return next((name for name in ("kto", "dpo", "sft") if getattr(self, name)), "")
 
     @model_validator(mode="before")
     @classmethod
@@ -106,9 +126,7 @@ class Recipe(Section):
         if isinstance(values.get("model"), str):
             values["model"] = {"start": values["model"]}
         if isinstance(data := values.get("data"), str | list):
-            values["data"] = {
-                "text" if "train" in values else "conversations": [data] if isinstance(data, str) else data
-            }
+            values["data"] = {_data_of(values): [data] if isinstance(data, str) else data}
         return values
 
     @model_validator(mode="after")
@@ -117,6 +135,15 @@ class Recipe(Section):
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
         if self.sft and not self.data.conversations:
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.dpo and not self.data.pairs:
+            raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
+        if self.kto and not self.data.ratings:
+            raise ValueError("[kto] needs data.ratings: pairs:python, or JSONL files of prompt, completion and label")
+        if self.reward and not (self.data.pairs if self.reward.learn == "pairs" else self.data.scores):
+            raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
+        if self.prm and not self.data.steps:
+            raise ValueError("[prm] needs data.steps: steps:arithmetic, or JSONL files")
+        self._check_scoring()
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):
@@ -124,6 +151,36 @@ class Recipe(Section):
         if self.model.start is not None and self.tokenizer:
             raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
         return self
+
+    def _check_scoring(self) -> None:
+        """A decoder that learns to score forgets how to write, so a run ends with one of them."""
+        scoring = [name for name in ("reward", "prm") if getattr(self, name)]
+        others = [name for name in ("train", "sft", "dpo", "kto", "heads") if getattr(self, name)]
+        if scoring and len(scoring + others) > 1:
+            raise ValueError(
+                f"[{scoring[0]}] makes a model that scores and no longer writes: train "
+                f"{' and '.join(others + scoring[1:])} in a run of its own, and start from that by model.start"
+            )
+
+
+def _data_of(values: dict[str, Any]) -> str:
+    """What `data = "file"` means in a recipe of these sections."""
+    match values:
+        case {"train": _}:
+            return "text"
+        case {"sft": _}:
+            return "conversations"
+        case {"dpo": _}:
+            return "pairs"
+        case {"kto": _}:
+            return "ratings"
+        case {"reward": {"learn": "scores"}}:
+            return "scores"
+        case {"reward": _}:
+            return "pairs"
+        case {"prm": _}:
+            return "steps"
+    return "conversations"
 
 
 def shipped_recipes() -> dict[str, Path]:

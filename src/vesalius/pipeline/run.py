@@ -13,6 +13,8 @@ from vesalius.core.recipes import build_recipe, dump_recipe
 from vesalius.core.run_directory import RunDirectory
 from vesalius.data.conversations import read_conversations
 from vesalius.data.documents import read_documents
+from vesalius.data.preferences import read_pairs, read_ratings, read_scores
+from vesalius.data.solutions import read_solutions
 from vesalius.hub.open import model_path
 from vesalius.pipeline.life import Display, Life
 from vesalius.pipeline.recipe import Recipe
@@ -54,6 +56,14 @@ def _check_names(recipe: Recipe) -> None:
         read_documents(recipe.data.text)
     if recipe.data.conversations:
         read_conversations(recipe.data.conversations)
+    if recipe.data.pairs:
+        read_pairs(recipe.data.pairs)
+    if recipe.data.ratings:
+        read_ratings(recipe.data.ratings)
+    if recipe.data.scores:
+        read_scores(recipe.data.scores)
+    if recipe.data.steps:
+        read_solutions(recipe.data.steps)
     if recipe.model.start is not None:
         model_path(recipe.model.start)
 
