@@ -135,7 +135,7 @@ class PolicyGradient:
 
 
 def token_mean(values: Tensor, batch: PolicyBatch) -> Tensor:
-    """values (B, T) -> their mean over the targets. Of a part of a batch: what makes the mean over the parts that of all."""
+    """values (B, T) -> their mean over the targets; of a part of a batch, what averages to that over the parts."""
     return (values * (batch.targets != IGNORE)).sum(1).mean() / max(batch.mean_length, 1e-9)
 
 
