@@ -5,16 +5,17 @@ or a deeper stack than there is, and that would end the program.
 overflow the stack, and no limit of the library covers them. The trial has little of all three. It reads the grammar for
 a vocabulary of single bytes and the special tokens under their ids; what the real one costs more is held by `limits`.
 
-The process runs this file, which therefore imports nothing of this package at run time.
+The process runs this file, which therefore imports nothing of this package that is slow to import.
 """
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from vesalius.core.limited_process import run_limited
 
 SECONDS, MEMORY, STACK = 5, 1 << 30, 4 << 20
 """What a grammar may take. The stack is half of what threads usually have."""
@@ -33,12 +34,8 @@ def reason_against(grammar: str, special_tokens: Mapping[str, int]) -> str:
     `special_tokens`, text -> id, are those that it may name.
     """
     asked = json.dumps([grammar, dict(special_tokens)]).encode()
-    try:
-        command = [sys.executable, "-P", __file__]
-        trial = subprocess.run(command, input=asked, capture_output=True, timeout=4 * SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return TOO_MUCH
-    return trial.stdout.decode() if trial.returncode == 0 else TOO_MUCH
+    trial = run_limited([sys.executable, "-P", __file__], asked, seconds=4 * SECONDS, most_output=1 << 16)
+    return trial.output.decode() if trial.how == "finished" else TOO_MUCH
 
 
 def first_line(error: str) -> str:
