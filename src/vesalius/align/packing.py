@@ -47,11 +47,7 @@ class PackedRows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on exactly where the state was taken. UserError where it belongs to other items or settings."""
-        if state["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"the checkpoint's place in the conversations is for data {state['fingerprint']}, got "
-                f"{self.fingerprint}: resume with the same files, tokenizer, context and seed, or start a new run"
-            )
+        check_fingerprint(state, self.fingerprint)
         self.epoch, self._buffer, self._row = state["epoch"], state["buffer"], state["row"]
         self._rows = self._pack_buffer()
 
@@ -59,9 +55,24 @@ class PackedRows:
         """The rows of this buffer; they depend on the items, the seed, the epoch and the buffer's number alone."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.lengths))
         chosen = order[self._buffer * BUFFER : (self._buffer + 1) * BUFFER]
-        rows = pack(chosen.tolist(), self.lengths[chosen].tolist(), self.context)
-        shuffled = np.random.default_rng((self.seed, self.epoch, self._buffer)).permutation(len(rows))
-        return [rows[number] for number in shuffled]  # packing puts the long items first
+        return shuffled_rows(chosen.tolist(), self.lengths, self.context, (self.seed, self.epoch, self._buffer))
+
+
+def shuffled_rows(
+    chosen: Sequence[int], lengths: npt.NDArray[np.int64], context: int, seed: tuple[int, ...]
+) -> list[list[int]]:
+    """The chosen items in rows, in an order that the seed decides: packing puts the long items first."""
+    rows = pack(chosen, lengths[list(chosen)].tolist(), context)
+    return [rows[number] for number in np.random.default_rng(seed).permutation(len(rows))]
+
+
+def check_fingerprint(state: dict[str, Any], fingerprint: str) -> None:
+    """UserError where a state belongs to other items or settings."""
+    if state["fingerprint"] != fingerprint:
+        raise UserError(
+            f"the checkpoint's place in the conversations is for data {state['fingerprint']}, got {fingerprint}: "
+            "resume with the same files, tokenizer, context and seed, or start a new run"
+        )
 
 
 def pack(numbers: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:

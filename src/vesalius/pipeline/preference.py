@@ -19,6 +19,7 @@ from vesalius.align.sampled_kl import sampled_kl
 from vesalius.data.preferences import read_pairs, read_ratings
 from vesalius.data.split import split_items
 from vesalius.hub.directory import save_model
+from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.preference import DpoSection, PreferenceSection
 from vesalius.pipeline.training import (
@@ -43,7 +44,7 @@ def dpo(life: Life) -> None:
     data, layout = life.recipe.data, _layout(life, section)
     train, held_out = split_items(read_pairs(data.pairs), data.validation_fraction, "pairs")
     pairs = encode_pairs(train, tokenizer, layout)
-    _tell_dropped(life, pairs)
+    tell_left_out(life, "dpo", len(pairs), pairs.dropped)
     others = encode_pairs(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
 
     reference = None if section.reference == "file" else reference_of(model)
@@ -69,7 +70,7 @@ def kto(life: Life) -> None:
     data, layout = life.recipe.data, _layout(life, section)
     train, held_out = split_items(read_ratings(data.ratings), data.validation_fraction, "rated answers")
     ratings = encode_ratings(train, tokenizer, layout)
-    _tell_dropped(life, ratings.items)
+    tell_left_out(life, "kto", len(ratings.items), ratings.items.dropped)
     others = encode_ratings(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
 
     reference = reference_of(model)
@@ -166,9 +167,3 @@ def _measure_kl(
             model, reference, tokenizer, prompts, layout, max_tokens=section.sampled_tokens, seed=section.seed
         )
         life.add(stage, kl=kl)
-
-
-def _tell_dropped(life: Life, items: Items) -> None:
-    for reason, names in items.dropped.items():
-        total = len(items) + sum(map(len, items.dropped.values()))
-        life.display.say(f"{len(names)} of {total} are {reason} and left out (first: {names[0]})")

@@ -19,7 +19,8 @@ from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
-from vesalius.train.config import TrainConfig
+from vesalius.pipeline.recipe_sections.sft import SftSection
+from vesalius.train.config import Positive, TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -27,15 +28,34 @@ Count = Annotated[int, Field(ge=1)]
 class DataSection(Section):
     """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations, pairs, ratings, scores
     and steps likewise, or `questions:python`, `pairs:python` and `steps:arithmetic`.
+
+    weights  what each of `conversations` is to have of the tokens that are trained on, relative to the others; []: by
+             their sizes, so that every conversation comes once an epoch
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    weights: list[Positive] = []
     pairs: list[str] = []
     ratings: list[str] = []
     scores: list[str] = []
     steps: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """The weights by the names of the conversations; None where there are none."""
+        return dict(zip(self.conversations, self.weights, strict=True)) if self.weights else None
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "DataSection":
+        if self.weights and len(self.weights) != len(self.conversations):
+            raise ValueError(
+                f"got {len(self.weights)} weights for {len(self.conversations)} names in conversations: give one each"
+            )
+        if len(set(self.conversations)) < len(self.conversations):
+            raise ValueError("conversations names the same data twice: give it a larger weight instead")
+        return self
 
 
 class TokenizerSection(Section):
@@ -100,7 +120,7 @@ class Recipe(Section):
     tokenizer: TokenizerSection | None = None
     model: ModelSection
     train: TrainConfig | None = None
-    sft: TrainConfig | None = None
+    sft: SftSection | None = None
     dpo: DpoSection | None = None
     kto: KtoSection | None = None
     reward: RewardSection | None = None
