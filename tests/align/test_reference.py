@@ -51,15 +51,30 @@ def test_an_adapted_model_is_its_own_reference(model: Transformer, items: Items)
     batch = batch_of(items, [[0, 1], [2]], LAYOUT)
     before = logprobs(model, batch)
     add_lora(model, LoraConfig(lora_r=2))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.1)
     model.train()
     off = reference_of(model)
     assert isinstance(off, AdaptersOff)
+    learn(model)
     assert torch.equal(off(model, batch), before)
     assert model.training
     assert not torch.equal(logprobs(model, batch), before)
+
+
+def learn(model: Transformer) -> None:
+    """Something, in all that trains."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def test_an_adapter_that_has_learned_before_is_in_the_reference(model: Transformer, items: Items) -> None:
+    batch = batch_of(items, [[0, 1], [2]], LAYOUT)
+    add_lora(model, LoraConfig(lora_r=2))
+    learn(model)
+    before = logprobs(model, batch)
+    reference = reference_of(model)
+    learn(model)
+    assert torch.equal(reference(model, batch), before)
 
 
 def everything(model: Transformer, items: Items, path: Path, steps: list[int] | None = None) -> torch.Tensor:

@@ -30,6 +30,7 @@ SECTIONS = {
     "dpo": f"[dpo]\nsteps = 8\n{SETTINGS}",
     "file": f'[dpo]\nsteps = 8\nreference = "file"\n{SETTINGS}',
     "kto": f"[kto]\nsteps = 8\n{SETTINGS}",
+    "lora": f"[adapter]\nlora_r = 4\n[dpo]\nsteps = 8\n{SETTINGS}",
 }
 PAIRS = [{"prompt": f"What is {i}?", "chosen": f"It is item {i}.", "rejected": "no " * (i % 4 + 1)} for i in range(60)]
 
@@ -87,7 +88,8 @@ def test_the_kl_to_the_reference_is_measured_where_there_is_one(preference_run) 
 def test_the_model_that_is_left_opens_and_differs(preference_run, tiny_run: Path) -> None:
     _, path, _ = preference_run
     (model, _), (before, _) = open_model(path), open_model(tiny_run)
-    assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+    mine, theirs = (one.model.layers[0].mlp.up_proj.weight for one in (model, before))
+    assert not torch.equal(mine, theirs)
 
 
 def test_a_finished_run_resumes_at_once(preference_run) -> None:

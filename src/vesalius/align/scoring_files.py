@@ -18,7 +18,8 @@ from torch import Tensor
 from vesalius.align.scoring_model import REWARD, STEPS, ScoringModel
 from vesalius.core.errors import UserError
 from vesalius.core.files import atomic_path, write_json
-from vesalius.hub.directory import CONFIG, find_model, read_object
+from vesalius.hub.directory import CONFIG, find_model
+from vesalius.hub.json_object import read_object
 from vesalius.hub.weights import WEIGHTS, build_model, check_size, read_weights, write_tensors
 from vesalius.models.config import ModelConfig
 from vesalius.models.families import family_of, read_config, write_config

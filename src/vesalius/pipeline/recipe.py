@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -17,6 +17,7 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
+from vesalius.pipeline.recipe_sections.adapter import AdapterSection
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.pipeline.recipe_sections.sft import SftSection
@@ -120,6 +121,7 @@ class Recipe(Section):
     tokenizer: TokenizerSection | None = None
     model: ModelSection
     train: TrainConfig | None = None
+    adapter: AdapterSection | None = None
     sft: SftSection | None = None
     dpo: DpoSection | None = None
     kto: KtoSection | None = None
@@ -131,12 +133,18 @@ class Recipe(Section):
     @property
     def tuning(self) -> TrainConfig | None:
         """The first stage that changes the model's weights; None where it stays as it is."""
-        return self.train or self.sft or self.dpo or self.kto or self.reward or self.prm
+        return next((value for name, value in self if isinstance(value, TrainConfig) and name != "heads"), None)
 
     @property
     def answering(self) -> str:
         """The last stage that teaches to answer, "" where there is none."""
         return next((name for name in ("kto", "dpo", "sft") if getattr(self, name)), "")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether any stage trains the model, or an adapter around it, from where [train] left it."""
+        others = {name: value for name, value in self if name not in ("train", "heads")}
+        return any(isinstance(value, TrainConfig) for value in others.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -164,6 +172,8 @@ class Recipe(Section):
         if self.prm and not self.data.steps:
             raise ValueError("[prm] needs data.steps: steps:arithmetic, or JSONL files")
         self._check_scoring()
+        if self.adapter and not self.tunes:
+            raise ValueError("[adapter] is what a tuning stage trains: add one, for example [sft]")
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):
