@@ -6,7 +6,7 @@ end how far the model has gone from its reference, by answers of its own.
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from vesalius.align.answer_rows import Layout, can_share_prompts
 from vesalius.align.items import Items, batch_of, each_once
@@ -17,7 +17,7 @@ from vesalius.align.ratings import EncodedRatings, PackedRatings, encode_ratings
 from vesalius.align.reference import Reference, logprobs_of, precompute, reference_of
 from vesalius.align.sampled_kl import sampled_kl
 from vesalius.data.preferences import read_pairs, read_ratings
-from vesalius.data.split import split_items
+from vesalius.data.split import split_items, spread
 from vesalius.hub.directory import save_model
 from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Life
@@ -33,8 +33,6 @@ from vesalius.train.callbacks import Validation
 from vesalius.train.objectives import Objective
 from vesalius.train.training import BatchSource, TrainingBatch
 
-T = TypeVar("T")
-
 
 def dpo(life: Life) -> None:
     """Learns from pairs, if the recipe has [dpo]; pairs of some prompts are held out."""
@@ -45,7 +43,7 @@ def dpo(life: Life) -> None:
     train, held_out = split_items(read_pairs(data.pairs), data.validation_fraction, "pairs")
     pairs = encode_pairs(train, tokenizer, layout)
     tell_left_out(life, "dpo", len(pairs), pairs.dropped)
-    others = encode_pairs(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
+    others = encode_pairs(spread(held_out, section.measured), tokenizer, layout) if held_out else None
 
     reference = None if section.reference == "file" else reference_of(model)
     objective = Preference(
@@ -71,7 +69,7 @@ def kto(life: Life) -> None:
     train, held_out = split_items(read_ratings(data.ratings), data.validation_fraction, "rated answers")
     ratings = encode_ratings(train, tokenizer, layout)
     tell_left_out(life, "kto", len(ratings.items), ratings.items.dropped)
-    others = encode_ratings(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
+    others = encode_ratings(spread(held_out, section.measured), tokenizer, layout) if held_out else None
 
     reference = reference_of(model)
     objective = KTO(
@@ -92,12 +90,6 @@ def kto(life: Life) -> None:
     }
     _learn(life, "kto", section, batches, objective, _rating_batches(others, layout), facts)
     _measure_kl(life, "kto", section, reference, others.items if others else None, layout)
-
-
-def _spread(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of the values, evenly spread: neighbours are alike."""
-    stride = max(1, -(-len(values) // count))
-    return list(values[::stride])
 
 
 def _layout(life: Life, section: PreferenceSection) -> Layout:
@@ -161,7 +153,7 @@ def _measure_kl(
     if reference is None or held_out is None or not section.sampled or "kl" in life.results(stage):
         return
     model, tokenizer = life.made
-    prompts = [held_out[number].prompt for number in _spread(range(len(held_out)), section.sampled)]
+    prompts = [held_out[number].prompt for number in spread(range(len(held_out)), section.sampled)]
     with life.timed("eval"), life.display.stage("answering held-out prompts"):
         kl = sampled_kl(
             model, reference, tokenizer, prompts, layout, max_tokens=section.sampled_tokens, seed=section.seed

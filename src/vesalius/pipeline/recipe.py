@@ -102,8 +102,15 @@ class HeadsSection(TrainConfig):
 
 
 class EvalSection(Section):
-    """What is measured at the end, and how much of it."""
+    """What is measured at the end, and how much of it.
 
+    answers          held-out conversations whose answers' perplexity is measured, before and after tuning
+    written_answers  how many of these are answered, to compare the words, with at most `answer_tokens` each
+    """
+
+    answers: Annotated[int, Field(ge=0)] = 200
+    written_answers: Annotated[int, Field(ge=0)] = 50
+    answer_tokens: Count = 64
     choice_questions: Annotated[int, Field(ge=0)] = 200
     baselines: bool = True
     prompts: list[str] = ["def read_json(path):\n", "import os\n\n", "The Python language is "]

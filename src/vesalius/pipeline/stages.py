@@ -21,7 +21,7 @@ from vesalius.hub.open import open_model
 from vesalius.hub.unpacking import is_quantised, unpacked
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.adapting import adapt, keep_adapter
-from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
+from vesalius.pipeline.evaluation import answer_before, describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.preference import dpo, kto
@@ -114,6 +114,7 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     encode,
     pretrain,
     sample_base,
+    answer_before,
     adapt,
     tune,
     dpo,

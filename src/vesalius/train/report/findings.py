@@ -11,8 +11,10 @@ from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
 from vesalius.train.report.reading import Run
 from vesalius.train.report.scoring import calibration, pairs, process, scores
 from vesalius.train.report.side_effects import alignment_tax, diversity, length_bias, overoptimisation
+from vesalius.train.report.tuning import answers, learned_from, left_out
 
 FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
+    answers,
     pairs_preferred,
     ratings_preferred,
     pairs,
@@ -23,6 +25,8 @@ FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     overoptimisation,
     diversity,
     alignment_tax,
+    learned_from,
+    left_out,
 )
 """In the order of the page."""
 
