@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vesalius.align.divergences import divergences
@@ -63,7 +63,8 @@ class Distill:
     teacher: Transformer
     numbers: DistillNumbers = field(default_factory=DistillNumbers)
 
-    def __call__(self, model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, Transformer), "hidden states are read from it"
         return self.of_hidden(model, model.model(batch.tokens, batch.positions), self.read(batch), batch)
 
     @torch.no_grad()

@@ -78,7 +78,8 @@ class HiddenMatching:
     distance: str = "cosine"
 
     @torch.compiler.disable  # it hooks into the models
-    def __call__(self, model: Matched, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, Matched), "projections are needed"
         student, teacher = model.student, self.distill.teacher
         ours, theirs = ([pair[side] for pair in model.pairs] for side in (0, 1))
         with behind_layers(teacher, theirs) as wanted:

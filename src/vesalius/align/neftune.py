@@ -10,7 +10,7 @@ training mode. It comes from torch's own stream, as dropout does, so a resumed r
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.data.batch import Batch
 from vesalius.models.transformer import Transformer
@@ -25,7 +25,8 @@ class Noisy:
     alpha: float
 
     @torch.compiler.disable  # it changes the model
-    def __call__(self, model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, Transformer), "it has an embedding"
         if not model.training:
             return self.objective(model, batch)
         lengths = document_lengths(batch)

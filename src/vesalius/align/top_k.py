@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.align.distill import DistillNumbers, distilled, where_targets_are
 from vesalius.align.sft import PackedConversations
@@ -80,7 +80,8 @@ class DistillTopK:
 
     numbers: DistillNumbers = field(default_factory=DistillNumbers)
 
-    def __call__(self, model: Transformer, batch: TaughtBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: TaughtBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, Transformer), "hidden states are read from it"
         wanted, _ = where_targets_are(batch)
         ids = batch.top_ids.flatten(0, 1).index_select(0, wanted)  # (N, k)
         log_p = batch.top_logprobs.flatten(0, 1).index_select(0, wanted)  # (N, k + 1)

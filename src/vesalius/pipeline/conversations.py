@@ -33,19 +33,28 @@ def encode_training(life: Life, stage: str, config: TrainConfig, conversations: 
 
 def packed(life: Life, config: TrainConfig, encoded: Encoded) -> PackedConversations:
     """Batches of the training side, each source with the share that the recipe gives it."""
-    return PackedConversations(encoded, **_sizes(config), weights=life.recipe.data.shares)
+    return in_epochs(config, encoded, weights=life.recipe.data.shares)
 
 
 def quick_batches(life: Life, config: TrainConfig, conversations: list[Conversation]) -> list[Batch]:
     """A few batches of held-out conversations, always the same; [] where there are none."""
     if not conversations:
         return []
-    source = PackedConversations(encode_conversations(conversations, life.made[1], config.context), **_sizes(config))
-    return [next(source) for _ in range(max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens))]
+    source = in_epochs(config, encode_conversations(conversations, life.made[1], config.context))
+    return [next(source) for _ in range(quick_count(config))]
 
 
-def _sizes(config: TrainConfig) -> dict[str, Any]:
-    return {"batch_rows": config.batch_rows, "context": config.context, "seed": config.seed}
+def quick_count(config: TrainConfig) -> int:
+    """How many batches the curve of a run is measured on."""
+    return max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens)
+
+
+def in_epochs(
+    config: TrainConfig, encoded: Encoded, *, weights: Mapping[str, float] | None = None
+) -> PackedConversations:
+    """Batches in which every conversation comes once an epoch, or with `weights` each source has its share."""
+    rows, context, seed = config.batch_rows, config.context, config.seed
+    return PackedConversations(encoded, batch_rows=rows, context=context, seed=seed, weights=weights)
 
 
 def _sources(encoded: Encoded, shares: Mapping[str, float] | None) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto]
+    → [reward] | [prm] → [heads] → [eval]
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -18,6 +19,7 @@ from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
 from vesalius.pipeline.recipe_sections.adapter import AdapterSection
+from vesalius.pipeline.recipe_sections.distill import DistillSection
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.pipeline.recipe_sections.sft import SftSection
@@ -130,6 +132,7 @@ class Recipe(Section):
     train: TrainConfig | None = None
     adapter: AdapterSection | None = None
     sft: SftSection | None = None
+    distill: DistillSection | None = None
     dpo: DpoSection | None = None
     kto: KtoSection | None = None
     reward: RewardSection | None = None
@@ -145,7 +148,7 @@ class Recipe(Section):
     @property
     def answering(self) -> str:
         """The last stage that teaches to answer, "" where there is none."""
-        return next((name for name in ("kto", "dpo", "sft") if getattr(self, name)), "")
+        return next((name for name in ("kto", "dpo", "distill", "sft") if getattr(self, name)), "")
 
     @property
     def tunes(self) -> bool:
@@ -170,6 +173,8 @@ class Recipe(Section):
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
         if self.sft and not self.data.conversations:
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.distill and not self.data.conversations:
+            raise ValueError("[distill] needs data.conversations: questions:python, or JSONL files")
         if self.dpo and not self.data.pairs:
             raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
         if self.kto and not self.data.ratings:
@@ -192,7 +197,7 @@ class Recipe(Section):
     def _check_scoring(self) -> None:
         """A decoder that learns to score forgets how to write, so a run ends with one of them."""
         scoring = [name for name in ("reward", "prm") if getattr(self, name)]
-        others = [name for name in ("train", "sft", "dpo", "kto", "heads") if getattr(self, name)]
+        others = [name for name in ("train", "sft", "distill", "dpo", "kto", "heads") if getattr(self, name)]
         if scoring and len(scoring + others) > 1:
             raise ValueError(
                 f"[{scoring[0]}] makes a model that scores and no longer writes: train "

@@ -64,6 +64,8 @@ def _check_names(recipe: Recipe) -> None:
         read_scores(recipe.data.scores)
     if recipe.data.steps:
         read_solutions(recipe.data.steps)
+    if recipe.distill is not None and recipe.distill.teacher is not None:
+        model_path(recipe.distill.teacher)
     if recipe.model.start is not None:
         model_path(recipe.model.start)
 

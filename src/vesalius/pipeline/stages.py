@@ -1,7 +1,8 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
+    text → tokenizer → shards → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto]
+    → [reward] | [prm] → [heads] → [eval]
 
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
@@ -21,6 +22,7 @@ from vesalius.hub.open import open_model
 from vesalius.hub.unpacking import is_quantised, unpacked
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.adapting import adapt, keep_adapter
+from vesalius.pipeline.distill import distill, prepare_student
 from vesalius.pipeline.evaluation import answer_before, describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
@@ -114,9 +116,11 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     encode,
     pretrain,
     sample_base,
+    prepare_student,
     answer_before,
     adapt,
     tune,
+    distill,
     dpo,
     kto,
     reward,

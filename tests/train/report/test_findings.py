@@ -173,3 +173,30 @@ def test_several_sources_are_told_with_their_shares(tmp_path: Path) -> None:
     one = {"name": "a.jsonl", "conversations": 1200, "tokens": 50_000, "share": 0.25}
     page = page_of(tmp_path, learned_from={"sft": [one, one | {"name": "b.jsonl", "share": 0.75}], "heads": [one]})
     assert "a.jsonl 1,200 50,000 25 % b.jsonl 1,200 50,000 75 %" in page
+
+
+STUDENT = {
+    "divergence": "jsd",
+    "before": {"loss": 2.5, "agreement": 0.25},
+    "after": {"loss": 0.5, "agreement": 0.75},
+    "parameters": 90_000_000,
+    "teacher": {"parameters": 135_000_000, "perplexity": 3.5},
+}
+
+
+def test_a_student_is_told_beside_its_teacher(tmp_path: Path) -> None:
+    page = page_of(tmp_path, distill=STUDENT, answers=ANSWERS)
+    assert "A student of 90.0 million parameters, 67 % of its teacher's" in page.replace("&#39;", "'").replace(
+        "\xa0", " "
+    )
+    assert "both hold the same token to be the likeliest in 75 %." in page
+    assert "JSD, nats a token 2.50 0.50" in page
+    assert "Perplexity of the true answers 21.5 4.25 3.50" in page
+
+
+def test_a_student_of_what_was_stored_has_no_teacher_to_be_compared_with(tmp_path: Path) -> None:
+    found = {"divergence": "forward_kl", "before": {"loss": 2.5}, "after": {"loss": 2.0}}
+    page = page_of(tmp_path, distill=found)
+    assert "A student that learned from what a teacher once said." in page
+    assert "Cross-entropy, nats a token 2.50 2.00" in page
+    assert "likeliest token" not in page

@@ -6,6 +6,7 @@ evals.json and gives None where there is nothing.
 
 from collections.abc import Callable
 
+from vesalius.train.report.distillation import student
 from vesalius.train.report.finding import Finding
 from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
 from vesalius.train.report.reading import Run
@@ -15,6 +16,7 @@ from vesalius.train.report.tuning import answers, learned_from, left_out
 
 FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     answers,
+    student,
     pairs_preferred,
     ratings_preferred,
     pairs,
