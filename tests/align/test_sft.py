@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesalius.align.encoding import encode_conversations
 from vesalius.align.packing import pack
 from vesalius.align.sft import PackedConversations
 from vesalius.core.errors import UserError
@@ -43,7 +44,14 @@ def talks(count: int) -> list[Conversation]:
 def source(
     tokenizer: Tokenizer, conversations: list[Conversation], *, rows: int = 2, seed: int = 0
 ) -> PackedConversations:
-    return PackedConversations(conversations, tokenizer, batch_rows=rows, context=CONTEXT, seed=seed)
+    return packed_in(tokenizer, conversations, rows=rows, seed=seed)
+
+
+def packed_in(
+    tokenizer: Tokenizer, conversations: list[Conversation], *, rows: int = 1, context: int = CONTEXT, seed: int = 0
+) -> PackedConversations:
+    encoded = encode_conversations(conversations, tokenizer, context)
+    return PackedConversations(encoded, batch_rows=rows, context=context, seed=seed)
 
 
 def segments(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
@@ -82,7 +90,7 @@ def test_every_conversation_is_whole_and_only_the_assistant_has_targets(dialogue
     conversations = [
         conversation(i, *[turn + "x" for turn in turns], system=system) for i, (system, turns) in enumerate(dialogues)
     ]
-    packed = PackedConversations(conversations, tokenizer, batch_rows=1, context=600, seed=seed)
+    packed = packed_in(tokenizer, conversations, context=600, seed=seed)
     expected = [encode_chat(tokenizer, one.messages) for one in conversations]
     found = [segment for batch in one_epoch(packed) for segment in segments(batch)]
     talks_found = [(ids, targets) for ids, targets in found if set(ids) != {tokenizer.bos_id}]
@@ -100,7 +108,7 @@ def test_every_conversation_is_whole_and_only_the_assistant_has_targets(dialogue
 @settings(max_examples=50, deadline=None)
 def test_each_end_of_an_assistant_turn_is_learned_and_no_other_turn_s(turns, tokenizer) -> None:
     talk = conversation(0, *[part for turn in turns for part in (turn, turn + "x")], system="Be brief.")
-    batch = next(PackedConversations([talk], tokenizer, batch_rows=1, context=600, seed=0))
+    batch = next(packed_in(tokenizer, [talk], context=600))
     end = tokenizer.special_tokens["<|im_end|>"]
     assert (batch.targets == end).sum() == len(turns)
     assert not (batch.targets == tokenizer.special_tokens["<|im_start|>"]).any()
@@ -180,32 +188,11 @@ def test_the_seed_decides_the_order(tokenizer: Tokenizer) -> None:
     assert not torch.equal(first.tokens, other.tokens)
 
 
-def test_what_is_longer_than_the_context_is_dropped_and_named(tokenizer: Tokenizer) -> None:
-    packed = source(tokenizer, [*talks(3), conversation(99, "Why?", "never " * CONTEXT)])
-    assert packed.dropped == ["talk 99"]
-    assert len(packed) == 3
-
-
 def test_a_conversation_that_fills_the_context_fits(tokenizer: Tokenizer) -> None:
     talk = talks(1)[0]
     length = len(encode_chat(tokenizer, talk.messages).ids)
-    packed = PackedConversations([talk], tokenizer, batch_rows=1, context=length, seed=0)
+    packed = packed_in(tokenizer, [talk], context=length)
     assert next(packed).weight == sum(encode_chat(tokenizer, talk.messages).assistant_mask)
-
-
-def test_all_too_long_is_an_error_that_names_the_context(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match=r"all 1 conversations are longer than the context of 96 tokens .*talk 99"):
-        source(tokenizer, [conversation(99, "Why?", "never " * CONTEXT)])
-
-
-def test_no_conversation_at_all_is_an_error(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="no conversations"):
-        source(tokenizer, [])
-
-
-def test_what_the_template_refuses_is_told_with_the_conversation_s_name(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="talk 7: "):
-        source(tokenizer, [Conversation([{"role": "owl", "content": "Hoo"}], "talk 7", "7")])
 
 
 @given(lengths=st.lists(st.integers(1, 20), max_size=40))

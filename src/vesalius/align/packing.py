@@ -6,7 +6,7 @@ is cut. The order depends on seed and epoch alone, so three numbers say where th
 
 import bisect
 from collections.abc import Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +49,7 @@ class PackedRows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on exactly where the state was taken. UserError where it belongs to other items or settings."""
-        if state["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"the checkpoint's place in the conversations is for data {state['fingerprint']}, got "
-                f"{self.fingerprint}: resume with the same files, tokenizer, context and seed, or start a new run"
-            )
+        check_fingerprint(state, self.fingerprint)
         self.epoch, self._buffer, self._row = state["epoch"], state["buffer"], state["row"]
         self._rows = self._pack_buffer()
 
@@ -61,9 +57,34 @@ class PackedRows:
         """The rows of this buffer; they depend on the items, the seed, the epoch and the buffer's number alone."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.lengths))
         chosen = order[self._buffer * BUFFER : (self._buffer + 1) * BUFFER]
-        rows = pack(chosen.tolist(), self.lengths[chosen].tolist(), self.context)
-        shuffled = np.random.default_rng((self.seed, self.epoch, self._buffer)).permutation(len(rows))
-        return [rows[number] for number in shuffled]  # packing puts the long items first
+        return shuffled_rows(chosen.tolist(), self.lengths, self.context, (self.seed, self.epoch, self._buffer))
+
+
+def shuffled_rows(
+    chosen: Sequence[int], lengths: npt.NDArray[np.int64], context: int, seed: tuple[int, ...]
+) -> list[list[int]]:
+    """The chosen items in rows, in an order that the seed decides: packing puts the long items first."""
+    rows = pack(chosen, lengths[list(chosen)].tolist(), context)
+    return [rows[number] for number in np.random.default_rng(seed).permutation(len(rows))]
+
+
+def check_fingerprint(state: dict[str, Any], fingerprint: str) -> None:
+    """UserError where a state belongs to other items or settings."""
+    if state["fingerprint"] != fingerprint:
+        raise UserError(
+            f"the checkpoint's place in the conversations is for data {state['fingerprint']}, got {fingerprint}: "
+            "resume with the same files, tokenizer, context and seed, or start a new run"
+        )
+
+
+class Rows(Protocol):
+    """Rows of item numbers, one epoch after another: packed as they come, or mixed of several sources (mixing.py)."""
+
+    @property
+    def epoch(self) -> int: ...
+    def __next__(self) -> list[int]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class PackedBatches(Generic[B]):
@@ -72,7 +93,7 @@ class PackedBatches(Generic[B]):
     A subclass says how rows become a batch.
     """
 
-    def __init__(self, rows: PackedRows, count: int) -> None:
+    def __init__(self, rows: Rows, count: int) -> None:
         self._rows, self._count = rows, count
 
     def batch(self, rows: list[list[int]], source: str) -> B:
@@ -83,8 +104,13 @@ class PackedBatches(Generic[B]):
         return self
 
     def __next__(self) -> B:
+        return self.next_with_rows()[0]
+
+    def next_with_rows(self) -> tuple[B, list[list[int]]]:
+        """The next batch, and the numbers of the items in each of its rows."""
         source = f"epoch {self._rows.epoch}: "
-        return self.batch([next(self._rows) for _ in range(self._count)], source)
+        rows = [next(self._rows) for _ in range(self._count)]
+        return self.batch(rows, source), rows
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins, as JSON can hold it."""

@@ -124,7 +124,12 @@ def logprobs_of(model: Transformer, items: Items, numbers: range, layout: Layout
 
 def _identity(model: Transformer, items: Items, settings: str) -> str:
     """Of the data, the settings and every weight."""
-    digest = hashlib.blake2b(items.spans.fingerprint(settings).encode(), digest_size=16)
+    return f"{items.spans.fingerprint(settings)}-{weights_fingerprint(model)}"
+
+
+def weights_fingerprint(model: Transformer) -> str:
+    """Tells these weights, in whatever format they are, apart from all others."""
+    digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())

@@ -5,91 +5,81 @@ al. 2023, arXiv:2307.09288, section 3.1), and that is in the batch: IGNORE at ev
 assistant's, whose end of turn is. So the loop trains it with the same NextToken as pretraining (contract 3), and this
 file is only a batch source.
 
-Rows are packed (packing.py), and no conversation is cut or sees another, because positions begin again at each and
-attention stops where they do.
-
-Left out: truncation. Half an answer teaches to stop in the middle; what is longer than the context is dropped and told.
+Rows are packed (packing.py, of several sources mixing.py), and no conversation is cut or sees another, because
+positions begin again at each and attention stops where they do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vesalius.align.encoding import Encoded
+from vesalius.align.mixing import MixedRows
 from vesalius.align.packing import PackedBatches, PackedRows
-from vesalius.align.spans import Spans, SpansWriter
+from vesalius.align.spans import Spans
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE, Batch
-from vesalius.data.conversation import Conversation
-from vesalius.tokenizers.chat import encode_chat
-from vesalius.tokenizers.tokenizer import Tokenizer
 
 
 class PackedConversations(PackedBatches[Batch]):
     """An endless iterator of `Batch`es of `batch_rows` rows of `context` tokens, one epoch after another.
 
-    `dropped` names the conversations that are longer than the context. UserError where none is left.
+    With `weights`, the share of the tokens that each origin has, relative to the others; without, every conversation
+    comes once an epoch. UserError where an origin has no conversation.
     """
 
     def __init__(
-        self, conversations: Iterable[Conversation], tokenizer: Tokenizer, *, batch_rows: int, context: int, seed: int
+        self,
+        encoded: Encoded,
+        *,
+        batch_rows: int,
+        context: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.batch_rows, self.context = batch_rows, context
-        self._data, self._names, self.dropped = _encode(conversations, tokenizer, context)
-        self._padding = tokenizer.bos_id or 0  # nothing reads it and it reads nothing: any id would do
-        fingerprint = self._data.fingerprint(f"{context}|{seed}")
-        rows = PackedRows(self._data.lengths, context=context, seed=seed, fingerprint=fingerprint)
-        super().__init__(rows, batch_rows)
-
-    def __len__(self) -> int:
-        """How many conversations an epoch has."""
-        return len(self._names)
+        self.encoded, self.context = encoded, context
+        super().__init__(_rows(encoded, weights, context, seed), batch_rows)
 
     def batch(self, rows: list[list[int]], source: str) -> Batch:
-        laid_out = (_lay_out(row, self._data, self.context, self._padding) for row in rows)
-        tokens, targets, positions = (torch.stack(column) for column in zip(*laid_out, strict=True))
-        source += " | ".join(describe_row(row, self._names) for row in rows)
-        return Batch(tokens=tokens, targets=targets, positions=positions, source=source)
+        return batch_of(self.encoded, rows, self.context, source=source)
 
 
-def describe_row(row: list[int], names: list[str]) -> str:
+def _rows(encoded: Encoded, weights: Mapping[str, float] | None, context: int, seed: int) -> PackedRows | MixedRows:
+    lengths = encoded.spans.lengths
+    if weights is None:
+        fingerprint = encoded.spans.fingerprint(f"{context}|{seed}")
+        return PackedRows(lengths, context=context, seed=seed, fingerprint=fingerprint)
+    _check_weights(encoded, weights)
+    fingerprint = encoded.spans.fingerprint(f"{context}|{seed}|{[*weights.items()]}")
+    sources, shares = encoded.sources(weights), [*weights.values()]
+    return MixedRows(lengths, sources, shares, context=context, seed=seed, fingerprint=fingerprint)
+
+
+def batch_of(encoded: Encoded, rows: Sequence[Sequence[int]], context: int, *, source: str = "") -> Batch:
+    """The batch whose rows have the conversations of these numbers."""
+    laid_out = (_lay_out(row, encoded.spans, context, encoded.padding) for row in rows)
+    tokens, targets, positions = (torch.stack(column) for column in zip(*laid_out, strict=True))
+    source += " | ".join(describe_row(row, encoded.names) for row in rows)
+    return Batch(tokens=tokens, targets=targets, positions=positions, source=source)
+
+
+def describe_row(row: Sequence[int], names: list[str]) -> str:
     """The first item of a row and how many more it has."""
     return names[row[0]] + (f" and {len(row) - 1} more" if len(row) > 1 else "")
 
 
-def _encode(
-    conversations: Iterable[Conversation], tokenizer: Tokenizer, context: int
-) -> tuple[Spans, list[str], list[str]]:
-    """The conversations that fit, their names, and the names of those that do not."""
-    writer = SpansWriter(tokenizer.vocab_size)
-    names: list[str] = []
-    dropped: list[str] = []
-    for conversation in conversations:
-        try:
-            chat = encode_chat(tokenizer, conversation.messages)
-        except UserError as error:
-            raise UserError(f"{conversation.name}: {error}") from error
-        if len(chat.ids) > context:
-            dropped.append(conversation.name)
-            continue
-        writer.add(chat.ids, chat.assistant_mask)
-        names.append(conversation.name)
-    if not names:
-        raise UserError(_why_nothing_is_left(dropped, context))
-    return writer.done(), names, dropped
+def _check_weights(encoded: Encoded, weights: Mapping[str, float]) -> None:
+    there = set(encoded.origins)
+    if missing := next((origin for origin in weights if origin not in there), None):
+        raise UserError(
+            f"{missing} has a weight of {weights[missing]:g}, but no conversation of it is left to train on: all "
+            "are too long, or fell to validation"
+        )
 
 
-def _why_nothing_is_left(dropped: list[str], context: int) -> str:
-    if not dropped:
-        return "there are no conversations to train on: the files are empty, or the split left none on this side"
-    return (
-        f"all {len(dropped)} conversations are longer than the context of {context} tokens (the first: {dropped[0]}): "
-        "raise the context or give shorter conversations"
-    )
-
-
-def _lay_out(row: list[int], data: Spans, context: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
+def _lay_out(row: Sequence[int], data: Spans, context: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, targets and positions, each (T,). Padding is one more document at the end, without targets."""
     tokens = np.full(context, padding, np.int64)
     targets = np.full(context, IGNORE, np.int64)

@@ -2,6 +2,7 @@
 else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,7 +32,7 @@ class Batch:
         """How many positions have a loss: what this batch weighs when micro-batches are averaged."""
         return int((self.targets != IGNORE).sum())
 
-    def split(self, rows: int) -> list["Batch"]:
+    def split(self, rows: int) -> Sequence["Batch"]:
         """The same rows in order as batches of at most `rows`; `IGNORE` targets stay where they are."""
         positions = self.positions if self.positions is not None else torch.empty(len(self.tokens), 0)
         parts = zip(self.tokens.split(rows), self.targets.split(rows), positions.split(rows), strict=True)

@@ -7,6 +7,7 @@
 
 Every shape becomes `messages` here, so nothing behind this file knows the others. What would teach nothing, or teach to
 be silent, is an error with file and line, not a row that is skipped: a file that is half wrong should be looked at.
+(What is right but does not fit a run's settings, such as its context, is dropped by the run, counted and named.)
 
 Left out: tool calls and contents in parts (images). Preference pairs are no conversations: preferences.py reads them.
 """
@@ -14,6 +15,7 @@ Left out: tool calls and contents in parts (images). Preference pairs are no con
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vesalius.core.errors import UserError
 from vesalius.data.conversation import Conversation
@@ -33,7 +35,8 @@ def read_conversations(specs: Sequence[str]) -> Iterator[Conversation]:
     the name; while reading, with file and line, where a row is broken or has none of the four shapes, a role is
     unknown, an answer is empty, or nobody answers.
     """
-    return read_sources(specs, _MADE, _conversation)
+    opened = [(spec, read_sources([spec], _MADE, _conversation)) for spec in specs]
+    return (replace(conversation, origin=spec) for spec, found in opened for conversation in found)
 
 
 def _conversation(row: Row) -> Iterator[Conversation]:

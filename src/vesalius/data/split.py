@@ -7,7 +7,7 @@ A corpus of a few documents (one book) may leave a side empty. Only then the end
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Literal, Protocol, TypeVar
@@ -25,6 +25,7 @@ class Keyed(Protocol):
     def split_key(self) -> str: ...
 
 
+T = TypeVar("T")
 K = TypeVar("K", bound=Keyed)
 
 _LARGEST_HELD_BACK = 64 * 2**20  # characters kept in memory while one side is still empty
@@ -71,6 +72,16 @@ def split_items(items: Iterable[K], fraction: float, what: str) -> tuple[list[K]
             f"more {what}"
         )
     return sides[False], sides[True]
+
+
+def spread(values: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the values, evenly spread: neighbours are alike.
+
+    >>> spread(range(10), 4)
+    [0, 3, 6, 9]
+    """
+    stride = max(1, -(-len(values) // count))
+    return list(values[::stride])
 
 
 def _side(document: Document, fraction: float) -> Split:

@@ -4,13 +4,18 @@ everything went.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 from vesalius.data.shards import TokenShards
+from vesalius.data.split import spread
+from vesalius.evals.answers import answer_perplexity, written_answers
 from vesalius.evals.baselines import baselines
 from vesalius.evals.docstring_choice import docstring_choice
 from vesalius.evals.samples import sample_report
 from vesalius.infer.language_model import LanguageModel, Message
 from vesalius.models.counts import count_bytes, count_flops, count_parameters
+from vesalius.pipeline.conversations import split_conversations
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe import EvalSection
 
@@ -23,6 +28,7 @@ def evaluate(life: Life) -> None:
     measures: dict[str, Callable[[Life, EvalSection], None]] = {
         "comparing with baselines": _baselines,
         "asking which docstring is right": _choice,
+        "answering what was held out": partial(_held_out_answers, when="after"),
         "answering questions": _answers,
     }
     for description, measure in measures.items():
@@ -74,6 +80,28 @@ def sample_base(life: Life) -> None:
     if section is not None and life.recipe.train is not None:
         with life.timed("eval"), life.display.stage("writing samples"):
             _sample(life, section, "train", section.prompts)
+
+
+def answer_before(life: Life) -> None:
+    """How well the model answers before it is tuned, where conversations tune it and answers are asked for."""
+    section = life.recipe.eval
+    if section is not None and life.recipe.answering:
+        with life.timed("eval"), life.display.stage("answering what was held out"):
+            _held_out_answers(life, section, when="before")
+
+
+def _held_out_answers(life: Life, section: EvalSection, *, when: str) -> None:
+    """Of conversations that were held out: about modules that were never seen, where they are about Python's."""
+    wanted = life.recipe.answering and life.recipe.data.conversations and section.answers
+    if not wanted or when in life.results("answers"):
+        return
+    held_out = spread(split_conversations(life)[1], section.answers)
+    model, tokenizer = life.made
+    found: dict[str, Any] = {**answer_perplexity(model.eval(), tokenizer, held_out)}
+    if section.written_answers:
+        asked = spread(held_out, section.written_answers)
+        found["written"] = written_answers(model, tokenizer, asked, max_tokens=section.answer_tokens)
+    life.add("answers", **{when: found})
 
 
 def _answers(life: Life, section: EvalSection) -> None:

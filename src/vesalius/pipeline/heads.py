@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from vesalius.align.heads import MultiToken
-from vesalius.align.sft import PackedConversations
 from vesalius.data.batch import Batch
 from vesalius.data.loader import PackedLoader
 from vesalius.data.shards import TokenShards
@@ -14,9 +13,16 @@ from vesalius.hub.directory import save_model
 from vesalius.hub.unpacking import is_quantised
 from vesalius.infer.intake import placement
 from vesalius.infer.speculative.heads import FILE, MultiTokenHeads
+from vesalius.pipeline.conversations import (
+    QUICK_VALIDATION_TOKENS,
+    encode_training,
+    packed,
+    quick_batches,
+    split_conversations,
+)
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe import HeadsSection
-from vesalius.pipeline.training import QUICK_VALIDATION_TOKENS, split_conversations, train_module
+from vesalius.pipeline.training import train_module
 from vesalius.train.callbacks import Validation
 from vesalius.train.training import BatchSource
 
@@ -46,9 +52,8 @@ def _batches(life: Life, section: HeadsSection) -> tuple[BatchSource, list[Batch
     count = max(1, QUICK_VALIDATION_TOKENS // section.batch_tokens)
     if life.recipe.data.conversations:
         train, held_out = split_conversations(life)
-        batches = PackedConversations(train, tokenizer, **sizes, seed=section.seed)
-        quick = PackedConversations(held_out, tokenizer, **sizes, seed=section.seed) if held_out else None
-        return batches, _first(quick, count)
+        encoded = encode_training(life, "heads", section, train)
+        return packed(life, section, encoded), quick_batches(life, section, held_out)
     shards = (TokenShards(life.run.data, side, tokenizer) for side in ("train", "validation"))
     loader, quick_loader = (PackedLoader(side, **sizes, seed=section.seed) for side in shards)
     return loader, _first(quick_loader, count)

@@ -6,7 +6,7 @@ end how far the model has gone from its reference, by answers of its own.
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from vesalius.align.answer_rows import Layout, can_share_prompts
 from vesalius.align.items import Items, batch_of, each_once
@@ -17,8 +17,9 @@ from vesalius.align.ratings import EncodedRatings, PackedRatings, encode_ratings
 from vesalius.align.reference import Reference, logprobs_of, precompute, reference_of
 from vesalius.align.sampled_kl import sampled_kl
 from vesalius.data.preferences import read_pairs, read_ratings
-from vesalius.data.split import split_items
+from vesalius.data.split import split_items, spread
 from vesalius.hub.directory import save_model
+from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.preference import DpoSection, PreferenceSection
 from vesalius.pipeline.training import (
@@ -34,8 +35,6 @@ from vesalius.train.training import BatchSource, TrainingBatch
 QUICK_TOKENS = 8192
 """What the curve of a run is measured on; the stage's result is measured on all that is held out."""
 
-T = TypeVar("T")
-
 
 def dpo(life: Life) -> None:
     """Learns from pairs, if the recipe has [dpo]; pairs of some prompts are held out."""
@@ -45,8 +44,8 @@ def dpo(life: Life) -> None:
     data, layout = life.recipe.data, _layout(life, section)
     train, held_out = split_items(read_pairs([*data.pairs, *life.made_pairs]), data.validation_fraction, "pairs")
     pairs = encode_pairs(train, tokenizer, layout)
-    _tell_dropped(life, pairs)
-    others = encode_pairs(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
+    tell_left_out(life, "dpo", len(pairs), pairs.dropped)
+    others = encode_pairs(spread(held_out, section.measured), tokenizer, layout) if held_out else None
 
     reference = None if section.reference == "file" else reference_of(model)
     objective = Preference(
@@ -73,8 +72,8 @@ def kto(life: Life) -> None:
         read_ratings([*data.ratings, *life.made_pairs]), data.validation_fraction, "rated answers"
     )
     ratings = encode_ratings(train, tokenizer, layout)
-    _tell_dropped(life, ratings.items)
-    others = encode_ratings(_spread(held_out, section.measured), tokenizer, layout) if held_out else None
+    tell_left_out(life, "kto", len(ratings.items), ratings.items.dropped)
+    others = encode_ratings(spread(held_out, section.measured), tokenizer, layout) if held_out else None
 
     reference = reference_of(model)
     objective = KTO(
@@ -95,12 +94,6 @@ def kto(life: Life) -> None:
     }
     _learn(life, "kto", section, batches, objective, _rating_batches(others, layout), facts)
     _measure_kl(life, "kto", section, reference, others.items if others else None, layout)
-
-
-def _spread(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of the values, evenly spread: neighbours are alike."""
-    stride = max(1, -(-len(values) // count))
-    return list(values[::stride])
 
 
 def _layout(life: Life, section: PreferenceSection) -> Layout:
@@ -164,15 +157,9 @@ def _measure_kl(
     if reference is None or held_out is None or not section.sampled or "kl" in life.results(stage):
         return
     model, tokenizer = life.made
-    prompts = [held_out[number].prompt for number in _spread(range(len(held_out)), section.sampled)]
+    prompts = [held_out[number].prompt for number in spread(range(len(held_out)), section.sampled)]
     with life.timed("eval"), life.display.stage("answering held-out prompts"):
         kl = sampled_kl(
             model, reference, tokenizer, prompts, layout, max_tokens=section.sampled_tokens, seed=section.seed
         )
         life.add(stage, kl=kl)
-
-
-def _tell_dropped(life: Life, items: Items) -> None:
-    for reason, names in items.dropped.items():
-        total = len(items) + sum(map(len, items.dropped.values()))
-        life.display.say(f"{len(names)} of {total} are {reason} and left out (first: {names[0]})")

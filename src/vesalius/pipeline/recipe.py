@@ -1,6 +1,7 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto]
+    → [reward] | [prm] → [heads] → [eval]
 
 [best_of_n], [star] and [constitution] make conversations for [sft]; [constitution] and [self_rewarding] make pairs for
 [dpo] and [kto].
@@ -21,6 +22,7 @@ from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
 from vesalius.pipeline.recipe_sections.adapter import UNMERGEABLE, AdapterSection
+from vesalius.pipeline.recipe_sections.distill import DistillSection
 from vesalius.pipeline.recipe_sections.making import (
     BestOfNSection,
     ConstitutionSection,
@@ -29,7 +31,8 @@ from vesalius.pipeline.recipe_sections.making import (
 )
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
-from vesalius.train.config import TrainConfig
+from vesalius.pipeline.recipe_sections.sft import SftSection
+from vesalius.train.config import Positive, TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -38,10 +41,14 @@ class DataSection(Section):
     """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; the rest likewise: conversations, or
     `questions:python`; pairs, ratings and scores, or `pairs:python`; steps, or `steps:arithmetic`; tasks that a program
     can check, or `tasks:arithmetic` and its kin; prompts that the model answers itself, or `questions:python`.
+
+    weights  what each of `conversations` is to have of the tokens that are trained on, relative to the others; []: by
+             their sizes, so that every conversation comes once an epoch
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    weights: list[Positive] = []
     pairs: list[str] = []
     ratings: list[str] = []
     scores: list[str] = []
@@ -49,6 +56,21 @@ class DataSection(Section):
     tasks: list[str] = []
     prompts: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """The weights by the names of the conversations; None where there are none."""
+        return dict(zip(self.conversations, self.weights, strict=True)) if self.weights else None
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "DataSection":
+        if self.weights and len(self.weights) != len(self.conversations):
+            raise ValueError(
+                f"got {len(self.weights)} weights for {len(self.conversations)} names in conversations: give one each"
+            )
+        if len(set(self.conversations)) < len(self.conversations):
+            raise ValueError("conversations names the same data twice: give it a larger weight instead")
+        return self
 
 
 class TokenizerSection(Section):
@@ -94,8 +116,15 @@ class HeadsSection(TrainConfig):
 
 
 class EvalSection(Section):
-    """What is measured at the end, and how much of it."""
+    """What is measured at the end, and how much of it.
 
+    answers          held-out conversations whose answers' perplexity is measured, before and after tuning
+    written_answers  how many of these are answered, to compare the words, with at most `answer_tokens` each
+    """
+
+    answers: Annotated[int, Field(ge=0)] = 200
+    written_answers: Annotated[int, Field(ge=0)] = 50
+    answer_tokens: Count = 64
     choice_questions: Annotated[int, Field(ge=0)] = 200
     baselines: bool = True
     prompts: list[str] = ["def read_json(path):\n", "import os\n\n", "The Python language is "]
@@ -117,7 +146,8 @@ class Recipe(Section):
     star: StarSection | None = None
     constitution: ConstitutionSection | None = None
     adapter: AdapterSection | None = None
-    sft: TrainConfig | None = None
+    sft: SftSection | None = None
+    distill: DistillSection | None = None
     self_rewarding: SelfRewardingSection | None = None
     dpo: DpoSection | None = None
     kto: KtoSection | None = None
@@ -134,7 +164,7 @@ class Recipe(Section):
     @property
     def answering(self) -> str:
         """The last stage that teaches to answer, "" where there is none."""
-        return next((name for name in ("kto", "dpo", "sft") if getattr(self, name)), "")
+        return next((name for name in ("kto", "dpo", "distill", "sft") if getattr(self, name)), "")
 
     @property
     def scores(self) -> bool:
@@ -178,6 +208,8 @@ class Recipe(Section):
             raise ValueError("[self_rewarding] needs data.prompts: questions:python, or files of prompts")
         if self.sft and not (self.data.conversations or self.makes_conversations):
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.distill and not self.data.conversations:
+            raise ValueError("[distill] needs data.conversations: questions:python, or JSONL files")
         if self.dpo and not (self.data.pairs or self.makes_pairs):
             raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
         if self.kto and not (self.data.ratings or self.makes_pairs):
@@ -200,7 +232,7 @@ class Recipe(Section):
     def _check_scoring(self) -> None:
         """A decoder that learns to score forgets how to write, so a run ends with one of them."""
         scoring = [name for name in ("reward", "prm") if getattr(self, name)]
-        others = [name for name in ("train", "sft", "dpo", "kto", "heads") if getattr(self, name)]
+        others = [name for name in ("train", "sft", "distill", "dpo", "kto", "heads") if getattr(self, name)]
         if scoring and len(scoring + others) > 1:
             raise ValueError(
                 f"[{scoring[0]}] makes a model that scores and no longer writes: train "

@@ -73,6 +73,8 @@ def _check_names(recipe: Recipe) -> None:
         read_prompts(recipe.data.prompts)
     if recipe.constitution is not None:
         load_constitution(recipe.constitution.file)
+    if recipe.distill is not None and recipe.distill.teacher is not None:
+        model_path(recipe.distill.teacher)
     if recipe.model.start is not None:
         model_path(recipe.model.start)
 

@@ -17,6 +17,7 @@ from vesalius.align.scored_items import Item
 from vesalius.align.scored_rows import PackedScores, ScoredItems, collect, each_once
 from vesalius.align.scoring_files import save_scoring_model
 from vesalius.align.scoring_model import ScoringModel
+from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Advance, Life
 from vesalius.pipeline.training import QUICK_VALIDATION_TOKENS, autocast_of, mean_metrics, train_module
 from vesalius.train.callbacks import Validation
@@ -53,7 +54,7 @@ def train_scoring(
     shared = scoring.answers > 1 and can_share_prompts(model.config)
     layout = Layout(rows=section.batch_rows, context=section.context, shared=shared, ends=True)
     items = collect(train, tokenizer, layout, answers=scoring.answers)
-    _tell_dropped(life, items)
+    tell_left_out(life, scoring.stage, len(items), items.items.dropped)
     others = list(held_out)
     quick = collect(others, tokenizer, layout, answers=scoring.answers) if others else None
     head = ScoringModel.on(model, scoring.labels, seed=section.seed)
@@ -104,10 +105,3 @@ def _score_all(
         order += numbers
         advance(len(order))
     return HeldOut(torch.cat(found), torch.cat(wanted), items, order)
-
-
-def _tell_dropped(life: Life, items: ScoredItems) -> None:
-    for reason, names in items.items.dropped.items():
-        life.display.say(
-            f"{len(names)} of {len(items) + len(names)} items are {reason} and left out (first: {names[0]})"
-        )

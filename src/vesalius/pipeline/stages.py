@@ -1,7 +1,8 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [adapter] → [sft] → [dpo] → [kto] → [reward] | [prm] → [heads] → [eval]
+    text → tokenizer → shards → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto]
+    → [reward] | [prm] → [heads] → [eval]
 
 [best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
 
@@ -23,7 +24,8 @@ from vesalius.hub.open import open_model
 from vesalius.hub.unpacking import is_quantised, unpacked
 from vesalius.models.transformer import Transformer
 from vesalius.pipeline.adapting import adapt, keep_adapter
-from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
+from vesalius.pipeline.distill import distill, prepare_student
+from vesalius.pipeline.evaluation import answer_before, describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
@@ -118,9 +120,12 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     pretrain,
     sample_base,
     make_conversations,
+    prepare_student,
+    answer_before,
     adapt,
     tune,
     check_tasks,
+    distill,
     make_pairs,
     dpo,
     kto,

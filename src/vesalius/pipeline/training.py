@@ -5,20 +5,24 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from vesalius.align.sft import PackedConversations
+from vesalius.align.neftune import Noisy
 from vesalius.core.errors import Interrupted, UserError
 from vesalius.core.recipes import dump_recipe
 from vesalius.data.batch import Batch
-from vesalius.data.conversation import Conversation
-from vesalius.data.conversations import read_conversations
 from vesalius.data.loader import PackedLoader
 from vesalius.data.prefetch import Prefetch
 from vesalius.data.shards import TokenShards
-from vesalius.data.split import split_items
 from vesalius.evals.bits_per_byte import bits_per_byte
 from vesalius.hub.directory import save_model
 from vesalius.models.counts import count_flops
 from vesalius.models.transformer import Transformer
+from vesalius.pipeline.conversations import (
+    QUICK_VALIDATION_TOKENS,
+    encode_training,
+    packed,
+    quick_batches,
+    split_conversations,
+)
 from vesalius.pipeline.life import Life
 from vesalius.train.callbacks import ExpertLoad, RunLogger, Throughput, Validation
 from vesalius.train.checkpoints import Checkpoints
@@ -30,9 +34,6 @@ from vesalius.train.optim.build import build_optimizer
 from vesalius.train.precision import Precision
 from vesalius.train.schedules import build_schedule
 from vesalius.train.training import BatchSource, Callback, TrainingBatch
-
-QUICK_VALIDATION_TOKENS = 16_384
-"""What the curve of a run is measured on; the stage's result is measured on the whole split."""
 
 Measure = Callable[[nn.Module], Mapping[str, float]]
 
@@ -64,36 +65,18 @@ def tune(life: Life) -> None:
     if config is None:
         return
     train, held_out = split_conversations(life)
-    rows = {"batch_rows": config.batch_rows, "context": config.context, "seed": config.seed}
-    batches = PackedConversations(train, tokenizer, **rows)
-    if batches.dropped:
-        longer = f"{len(batches.dropped)} of {len(train)} conversations are longer than {config.context} tokens"
-        life.display.say(f"{longer} and left out (first: {batches.dropped[0]})")
-    measure = _loss_on(held_out, life, config)
-    _train(life, "sft", config, batches, measure)
+    encoded = encode_training(life, "sft", config, train)
+    dtype, fixed = autocast_of(life, config), quick_batches(life, config, held_out)
+
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        return {"loss": mean_loss(model, fixed, dtype)} if fixed else {}
+
+    _train(life, "sft", config, packed(life, config, encoded), measure, noise=config.neftune_alpha)
     if life.recipe.train is not None and "after_sft" not in life.results("bits_per_byte"):
         with life.timed("eval"), life.display.stage("measuring bits per byte"):
             shards = TokenShards(life.run.data, "validation", tokenizer)
-            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=autocast_of(life, config))
+            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=dtype)
         life.add("bits_per_byte", after_sft=whole["bits_per_byte"])
-
-
-def _loss_on(conversations: list[Conversation], life: Life, config: TrainConfig) -> Measure:
-    """Measures the loss on the same few batches of held-out conversations each time; nothing where there are none."""
-    if not conversations:
-        return lambda _: {}
-    source = PackedConversations(
-        conversations, life.made[1], batch_rows=config.batch_rows, context=config.context, seed=config.seed
-    )
-    fixed = [next(source) for _ in range(max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens))]
-    return lambda model: {"loss": mean_loss(model, fixed, autocast_of(life, config))}
-
-
-def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversation]]:
-    """The recipe's conversations, those of training and those held out. UserError where none are left to train on."""
-    data = life.recipe.data
-    specs = [*data.conversations, *life.made_conversations]
-    return split_items(read_conversations(specs), data.validation_fraction, "conversations")
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype | None = None) -> float:
@@ -117,10 +100,13 @@ def mean_metrics(
     return {name: total / weight for name, total in totals.items()}
 
 
-def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, measure: Measure) -> None:
-    """Trains the model on the next token, and saves it."""
+def _train(
+    life: Life, stage: str, config: TrainConfig, batches: BatchSource, measure: Measure, *, noise: float = 0.0
+) -> None:
+    """Trains the model on the next token, with that much NEFTune noise, and saves it."""
     model, tokenizer = life.made
-    objective = NextToken(config.label_smoothing, config.z_loss, config.moe_balance, config.moe_z)
+    objective: Objective = NextToken(config.label_smoothing, config.z_loss, config.moe_balance, config.moe_z)
+    objective = Noisy(objective, noise) if noise else objective
     watchers: list[Callback] = [Validation(config.validate_every, measure), throughput(life, model, config)]
     watchers += [ExpertLoad()] if model.config.mixture else []
     train_module(life, stage, config, model, batches, objective, watchers)

@@ -138,3 +138,65 @@ def test_an_interrupted_reward_run_does_not_promise_what_a_writer_is_measured_by
     assert "Reward model" in text
     assert "Still to come" not in text
     assert "nats per token" not in text
+
+
+ANSWERS = {
+    "before": {"perplexity": 21.5, "tokens": 900, "conversations": 40, "written": {"rouge_l": 0.2, "answers": 10}},
+    "after": {"perplexity": 4.25, "tokens": 900, "conversations": 40, "written": {"rouge_l": 0.5, "answers": 10}},
+}
+
+
+def test_tuning_is_told_by_the_answers_that_were_held_out(tmp_path: Path) -> None:
+    page = page_of(tmp_path, answers=ANSWERS)
+    assert "A perplexity of 4.25 on unseen answers: a model." in page
+    assert "Of 40 conversations that were held out, 900 tokens of answers: perplexity 21.5 before, 4.25 after." in page
+    assert "ROUGE-L of the model's own answers 20 % 50 %" in page.replace("&#39;", "'")
+
+
+def test_answers_that_were_measured_only_afterwards_are_told_alone(tmp_path: Path) -> None:
+    after = {"perplexity": 4.25, "tokens": 900, "conversations": 40}
+    page = page_of(tmp_path, answers={"after": after})
+    assert "900 tokens of answers: perplexity 4.25." in page
+    assert "ROUGE-L of the" not in page
+
+
+def test_what_was_left_out_is_named_by_its_line(tmp_path: Path) -> None:
+    names = [f"chat.jsonl:{line}" for line in range(10)]
+    told = {"of": 60, "reasons": {"longer than 64 tokens": {"count": 12, "names": names}}}
+    page = page_of(tmp_path, left_out={"sft": told, "dpo": {"of": 5, "reasons": {}}})
+    assert headings(tmp_path) == ["What was left out of the data"]
+    assert "Instruction tuning: longer than 64 tokens 12 of 60 chat.jsonl:0, chat.jsonl:1," in page
+    assert "chat.jsonl:4, …" in page
+
+
+def test_several_sources_are_told_with_their_shares(tmp_path: Path) -> None:
+    one = {"name": "a.jsonl", "conversations": 1200, "tokens": 50_000, "share": 0.25}
+    page = page_of(tmp_path, learned_from={"sft": [one, one | {"name": "b.jsonl", "share": 0.75}], "heads": [one]})
+    assert "a.jsonl 1,200 50,000 25 % b.jsonl 1,200 50,000 75 %" in page
+
+
+STUDENT = {
+    "divergence": "jsd",
+    "before": {"loss": 2.5, "agreement": 0.25},
+    "after": {"loss": 0.5, "agreement": 0.75},
+    "parameters": 90_000_000,
+    "teacher": {"parameters": 135_000_000, "perplexity": 3.5},
+}
+
+
+def test_a_student_is_told_beside_its_teacher(tmp_path: Path) -> None:
+    page = page_of(tmp_path, distill=STUDENT, answers=ANSWERS)
+    assert "A student of 90.0 million parameters, 67 % of its teacher's" in page.replace("&#39;", "'").replace(
+        "\xa0", " "
+    )
+    assert "both hold the same token to be the likeliest in 75 %." in page
+    assert "JSD, nats a token 2.50 0.50" in page
+    assert "Perplexity of the true answers 21.5 4.25 3.50" in page
+
+
+def test_a_student_of_what_was_stored_has_no_teacher_to_be_compared_with(tmp_path: Path) -> None:
+    found = {"divergence": "forward_kl", "before": {"loss": 2.5}, "after": {"loss": 2.0}}
+    page = page_of(tmp_path, distill=found)
+    assert "A student that learned from what a teacher once said." in page
+    assert "Cross-entropy, nats a token 2.50 2.00" in page
+    assert "likeliest token" not in page

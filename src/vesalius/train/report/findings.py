@@ -6,16 +6,20 @@ evals.json and gives None where there is nothing.
 
 from collections.abc import Callable
 
+from vesalius.train.report.distillation import student
 from vesalius.train.report.finding import Finding
 from vesalius.train.report.made import made, solved
 from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
 from vesalius.train.report.reading import Run
 from vesalius.train.report.scoring import calibration, pairs, process, scores
 from vesalius.train.report.side_effects import alignment_tax, diversity, length_bias, overoptimisation
+from vesalius.train.report.tuning import answers, learned_from, left_out
 
 FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     made,
     solved,
+    answers,
+    student,
     pairs_preferred,
     ratings_preferred,
     pairs,
@@ -26,6 +30,8 @@ FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     overoptimisation,
     diversity,
     alignment_tax,
+    learned_from,
+    left_out,
 )
 """In the order of the page."""
 

@@ -51,6 +51,8 @@ def finished_lead(run: Run) -> str:
     ):
         if (share := run.amounts(*parts).get("accuracy")) is not None:
             return f"{formats.percent(share)} of unseen {what} judged rightly"
+    if (perplexity := run.amounts("answers", "after").get("perplexity")) is not None:
+        return f"A perplexity of {formats.significant(perplexity)} on unseen answers"
     return "A finished run"
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from vesalius.train.report.charts import ACCENT, INK, LINE, MUTED, PAPER, Spec, to_svg, with_own_names
 from vesalius.train.report.finding import Plot
+from vesalius.train.report.reading import Record, number
 
 WIDTH, HEIGHT = 440, 250
 AXIS, NAMES = 44, 44
@@ -26,6 +27,12 @@ class Curve:
     name: str
     points: Sequence[tuple[float, float]]
     main: bool = False
+
+
+def points_of(records: Sequence[Record], key: str) -> list[tuple[float, float]]:
+    """(step, value) of the records that have it; [] where that is no curve."""
+    points = [(float(record["step"]), value) for record in records if (value := number(record, key)) is not None]
+    return points if len(points) > 1 else []
 
 
 def draw_histogram(edges: Sequence[float], counts: Sequence[float], *, x: str, name: str, caption: str) -> Plot:

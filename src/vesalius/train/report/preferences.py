@@ -1,11 +1,9 @@
 """Findings about models that learned from preferences: whom they prefer now, by how much, and how far they went."""
 
-from collections.abc import Sequence
-
 from vesalius.train.report import formats
 from vesalius.train.report.finding import Finding, Plot
-from vesalius.train.report.plots import Curve, draw_curves
-from vesalius.train.report.reading import Record, Run, Stage, finite, number
+from vesalius.train.report.plots import Curve, draw_curves, points_of
+from vesalius.train.report.reading import Record, Run, Stage, finite
 from vesalius.train.report.series import thin
 
 ROWS = {
@@ -68,7 +66,7 @@ def _kl(run: Run, name: str) -> str:
 def _plots(stage: Stage, before: Record) -> list[Plot]:
     held_out = [{"step": 0, **before}, *stage.validations] if before else list(stage.validations)
     plots: list[Plot] = []
-    better, worse = _curve(held_out, "reward_chosen"), _curve(held_out, "reward_rejected")
+    better, worse = points_of(held_out, "reward_chosen"), points_of(held_out, "reward_rejected")
     if better and worse:
         plots.append(
             draw_curves(
@@ -80,7 +78,7 @@ def _plots(stage: Stage, before: Record) -> list[Plot]:
             )
         )
     for key, title in (("margin", "Mean margin of held-out pairs."), ("accuracy", "Accuracy on what was held out.")):
-        if points := _curve(held_out, key):
+        if points := points_of(held_out, key):
             curve = Curve(name=key, points=points, main=True)
             plots.append(draw_curves([curve], x="Step", name=f"{stage.name} {key}", caption=title))
     if len(finite(stage.steps, "kl")) > 1:
@@ -92,9 +90,3 @@ def _plots(stage: Stage, before: Record) -> list[Plot]:
             )
         )
     return plots
-
-
-def _curve(records: Sequence[Record], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the records that have it; [] where that is no curve."""
-    points = [(float(record["step"]), value) for record in records if (value := number(record, key)) is not None]
-    return points if len(points) > 1 else []

@@ -15,6 +15,7 @@ Record = dict[str, Any]
 STAGE_TITLES = {
     "train": "Pretraining",
     "sft": "Instruction tuning",
+    "distill": "Distillation",
     "dpo": "Preferences between answers",
     "kto": "Preferences from rated answers",
     "reward": "Reward model",
