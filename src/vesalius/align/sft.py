@@ -39,7 +39,7 @@ class PackedConversations(PackedBatches[Batch]):
         seed: int,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.encoded, self.context = encoded, context
+        self.encoded, self.batch_rows, self.context = encoded, batch_rows, context
         super().__init__(_rows(encoded, weights, context, seed), batch_rows)
 
     def batch(self, rows: list[list[int]], source: str) -> Batch:
