@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vesalius.compress.packed_module import PackedModule
 from vesalius.compress.quantised_experts import QuantisedExperts
 from vesalius.compress.quantised_module import QuantisedModule
 from vesalius.hub.blank import blank_model
@@ -19,7 +20,7 @@ HEAD = "lm_head.weight"
 class Weight:
     """One weight, read only when it is asked for."""
 
-    source: Tensor | QuantisedModule
+    source: Tensor | PackedModule
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,7 +28,7 @@ class Weight:
 
     def values(self) -> Tensor:
         """As a float tensor; float32 where it was quantised."""
-        return self.source.dequantise() if isinstance(self.source, QuantisedModule) else self.source.detach()
+        return self.source.dequantise() if isinstance(self.source, PackedModule) else self.source.detach()
 
     def blocks(self, format: str) -> BlockTensor:
         """As blocks of this format: the very same where it is quantised in it already."""
@@ -41,7 +42,7 @@ def weights_of(model: Transformer) -> dict[str, Weight]:
     weights = {name: Weight(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     weights |= {name: Weight(buffer) for name, buffer in kept_buffers(model).items()}
     for path, module in model.named_modules():
-        if isinstance(module, QuantisedModule):
+        if isinstance(module, PackedModule):
             weights[path if isinstance(module, QuantisedExperts) else f"{path}.weight"] = Weight(module)
     if model.config.tie_word_embeddings:
         weights.pop(HEAD, None)
@@ -50,7 +51,8 @@ def weights_of(model: Transformer) -> dict[str, Weight]:
 
 def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that a state_dict holds, such as a router's correction bias: float32 whatever the weights are in."""
-    owners = {path: module for path, module in model.named_modules() if not isinstance(module, DerivedBuffers)}
+    kinds = (DerivedBuffers, PackedModule)  # what is computed, and what a weight is packed in
+    owners = {path: module for path, module in model.named_modules() if not isinstance(module, kinds)}
     return {
         f"{path}.{name}": buffer
         for path, owner in owners.items()
