@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vesalius.data.batch import IGNORE
-from vesalius.train import head_loss
+from vesalius.train import head_chunks
 from vesalius.train.head_loss import LossSettings, head_cross_entropy
 from vesalius.train.objectives import cross_entropy
 
@@ -29,7 +29,7 @@ def at_once(hidden, weight, targets, settings):
 
 @pytest.fixture(params=[1, 10**9], ids=["many chunks", "one chunk"])
 def _chunks(request, monkeypatch):
-    monkeypatch.setattr(head_loss, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(head_chunks, "CHUNK_BYTES", request.param)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """The output head and its cross-entropy together, in chunks of rows, so that the logits never exist at once.
 
-The logits (B·T, V) in float32 are the largest tensor of a training step, and an allocator fetches memory of that size
-anew each time, page by page. Here a chunk of rows is multiplied, turned into its loss and into its gradient, and
-multiplied back while it is in the cache; what is kept for the backward pass has the size of the hidden states and of
-the weight. Hsu et al. 2024 (Liger kernels), arXiv:2410.10989, section 3.2, "FusedLinearCrossEntropy".
-
-With z the head's output, s the divisor, c the cap:  logit = c · tanh(z / s / c),  ∂logit/∂z = (1 - (logit / c)²) / s.
+A chunk of rows (head_chunks) is multiplied, turned into its loss and into its gradient, and multiplied back while it is
+in the cache; what is kept for the backward pass has the size of the hidden states and of the weight. Hsu et al. 2024
+(Liger kernels), arXiv:2410.10989, section 3.2, "FusedLinearCrossEntropy".
 """
 
 from dataclasses import dataclass
@@ -17,19 +14,13 @@ from torch.autograd.function import once_differentiable
 
 from vesalius.data.batch import IGNORE
 from vesalius.kernels.linear import linear
-
-CHUNK_BYTES = 8 * 2**20
-"""Of logits at once: small enough for the allocator to give the same memory again, large enough for the products."""
-
-MIN_ROWS = 64
+from vesalius.train.head_chunks import HeadSettings, accumulate, chunks, head_input, head_logits, head_slope
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """Of the head: `logits_scaling` divides, `softcap` bounds the logits; of the loss: label smoothing and z-loss."""
+class LossSettings(HeadSettings):
+    """Of the head, and of the loss: label smoothing and z-loss."""
 
-    logits_scaling: float = 1.0
-    softcap: float = 0.0
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
@@ -42,9 +33,7 @@ def head_cross_entropy(
 
     The same two as `objectives.cross_entropy` gives for the logits: the loss, and without gradient -log p(target).
     """
-    dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
-    x = hidden.flatten(0, -2).to(dtype or hidden.dtype)  # (N, D)
-    return _HeadLoss.apply(x, weight, targets.flatten(), settings)
+    return _HeadLoss.apply(head_input(hidden.flatten(0, -2)), weight, targets.flatten(), settings)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -60,17 +49,16 @@ class _HeadLoss(torch.autograd.Function):
         wanted = targets != IGNORE
         share = wanted / wanted.sum().clamp(min=1)  # (N,) mean over the targets
         loss = plain = torch.zeros((), device=x.device)
-        rows = max(MIN_ROWS, CHUNK_BYTES // (4 * weight.shape[0]))
-        for part in (slice(start, start + rows) for start in range(0, len(x), rows)):
-            logits = _logits(x[part], matrix, settings)  # (rows, V)
-            slope = _slope(logits, settings)
+        for part in chunks(len(x), weight.shape[0]):
+            logits = head_logits(x[part], matrix, settings)  # (rows, V)
+            slope = head_slope(logits, settings)
             part_loss, part_plain, gradient = _loss(logits, targets[part], share[part], settings)
             loss, plain = loss + part_loss, plain + part_plain
             gradient = (gradient if slope is None else gradient.mul_(slope)).to(x.dtype)
             if grad_x is not None:
                 grad_x[part] = linear(gradient, matrix.T)
             if grad_weight is not None:
-                _accumulate(grad_weight, gradient, x[part])
+                accumulate(grad_weight, gradient, x[part])
         ctx.save_for_backward(grad_x, grad_weight)
         ctx.mark_non_differentiable(plain)
         return loss, plain
@@ -80,21 +68,6 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight = ctx.saved_tensors
         return (*(None if g is None else g * grad.to(g.dtype) for g in (grad_x, grad_weight)), None, None)
-
-
-def _logits(x: Tensor, weight: Tensor, settings: LossSettings) -> Tensor:
-    """(rows, V) float32."""
-    logits = linear(x, weight).float()
-    if settings.logits_scaling != 1:
-        logits = logits.div_(settings.logits_scaling)
-    return logits.div_(settings.softcap).tanh_().mul_(settings.softcap) if settings.softcap else logits
-
-
-def _slope(logits: Tensor, settings: LossSettings) -> Tensor | None:
-    """∂logit/∂z, None where it is 1 everywhere."""
-    if not settings.softcap:
-        return None if settings.logits_scaling == 1 else logits.new_tensor(1 / settings.logits_scaling)
-    return (1 - (logits / settings.softcap).square_()).div_(settings.logits_scaling)
 
 
 def _loss(logits: Tensor, targets: Tensor, share: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,11 +93,3 @@ def _loss(logits: Tensor, targets: Tensor, share: Tensor, settings: LossSettings
     if smoothing:
         gradient.sub_(share[:, None], alpha=smoothing / logits.shape[-1])
     return loss, plain, gradient
-
-
-def _accumulate(total: Tensor, gradient: Tensor, x: Tensor) -> None:
-    """total (V, D) += gradientᵀ (V, rows) · x (rows, D), summed in total's precision."""
-    if total.dtype == x.dtype:
-        total.addmm_(gradient.T, x)
-    else:
-        total.add_(gradient.T @ x)

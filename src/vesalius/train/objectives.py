@@ -47,7 +47,7 @@ class NextToken:
         return loss, {"cross_entropy": plain} if self.label_smoothing or self.z_loss else {}
 
     def _of_tokens(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        if not _has_plain_head(model):
+        if not has_plain_head(model):
             logits = model(batch.tokens, batch.positions)  # (B, T, V)
             return cross_entropy(logits, batch.targets, self.label_smoothing, self.z_loss)
         hidden = model.model(batch.tokens, batch.positions)  # (B, T, D)
@@ -88,7 +88,7 @@ def hidden_cross_entropy(
     model: Transformer, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """`cross_entropy` of the logits that the model's head makes of hidden (…, D), which need not all exist at once."""
-    if not _has_plain_head(model):
+    if not has_plain_head(model):
         return cross_entropy(model.logits(hidden), targets, label_smoothing, z_loss)
     settings = LossSettings(
         logits_scaling=model.config.logits_scaling,
@@ -99,5 +99,6 @@ def hidden_cross_entropy(
     return head_cross_entropy(hidden, model.lm_head.weight, targets, settings)
 
 
-def _has_plain_head(model: nn.Module) -> TypeGuard[Transformer]:
+def has_plain_head(model: nn.Module) -> TypeGuard[Transformer]:
+    """Whether the logits are a product with one matrix, scaled and capped as the config says, and nothing more."""
     return type(model) is Transformer and is_plain(model.lm_head)
