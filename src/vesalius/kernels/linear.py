@@ -92,22 +92,43 @@ JOINED = 4
 """Weights are joined where copying them is cheap: where x has so many times more rows than they have."""
 
 
+class Wrapped(nn.Module):
+    """A layer that was put around another from outside, and makes its output of x and of what the inner one gives."""
+
+    base: nn.Module
+
+    def adjust(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (…, I) and y (…, O), what `base` gives for it -> (…, O)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.adjust(x, self.base(x))
+
+
 def linears(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """x (…, I) through each layer -> (…, O) for each; by one product where all are plain and x has many rows.
 
-    A layer that was replaced from outside, or that somebody listens to, is called as it is.
+    So are plain layers that others are wrapped around. A layer that was replaced from outside by anything else, or that
+    somebody listens to, is called as it is.
     """
-    weights = [layer.weight for layer in layers if is_plain(layer)]
+    inner = [layer.base if isinstance(layer, Wrapped) and not _is_listened_to(layer) else layer for layer in layers]
+    weights = [layer.weight for layer in inner if is_plain(layer)]
     widths = [len(weight) for weight in weights]
     if len(weights) < len(layers) or x.shape[:-1].numel() < JOINED * sum(widths):
         return tuple(layer(x) for layer in layers)
-    return linear(x, torch.cat(weights)).split(widths, dim=-1)
+    products = linear(x, torch.cat(weights)).split(widths, dim=-1)
+    pairs = zip(layers, products, strict=True)
+    return tuple(layer.adjust(x, y) if isinstance(layer, Wrapped) else y for layer, y in pairs)
 
 
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the layer is a product with its weight and nothing more: no bias, no hook, not another module."""
-    listened = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) in (nn.Linear, Linear) and layer.bias is None and not listened
+    return type(layer) in (nn.Linear, Linear) and layer.bias is None and not _is_listened_to(layer)
+
+
+def _is_listened_to(layer: nn.Module) -> bool:
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(hooks)
 
 
 class Linear(nn.Linear):
