@@ -77,9 +77,9 @@ def our_step(model: Transformer, rows: int, prompt: float, dtype: torch.dtype) -
 
 def peft(shape: dict, rows: int, prompt: float, dtype: torch.dtype) -> Step:
     """The peer: LlamaForCausalLM with PEFT's LoRA around it, computing its own loss."""
-    from peft import LoraConfig as PeftConfig  # noqa: PLC0415  the peers take seconds to import
-    from peft import get_peft_model  # noqa: PLC0415
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     adapter = PeftConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
     model = get_peft_model(LlamaForCausalLM(LlamaConfig(**shape)), adapter)
@@ -139,8 +139,8 @@ def measure_lora(options: argparse.Namespace) -> None:
             least = floor(shape, options.rows, prompt) / rate
             print(
                 f"{what:28s} {str(dtype).removeprefix('torch.'):8s}  ours {medians['ours']:6.2f} s  "
-                f"peft {medians['peft']:6.2f} s  limit {least:6.2f} s   {medians['peft'] / medians['ours']:.2f} x peft, "
-                f"{least / medians['ours']:.0%} of the limit"
+                f"peft {medians['peft']:6.2f} s  limit {least:6.2f} s   {medians['peft'] / medians['ours']:.2f} x peft"
+                f", {least / medians['ours']:.0%} of the limit"
             )
 
 

@@ -138,7 +138,7 @@ def test_recipes_lists_what_is_shipped_and_all_are_valid():
     from vesalius.pipeline.recipe import find_recipe
 
     names = json.loads(vesalius("recipes", "--json").stdout)
-    assert names.keys() == {"quickstart", "pretrain", "sft", "heads"}
+    assert names.keys() == {"quickstart", "pretrain", "sft", "lora", "heads"}
     for name in names:
         assert find_recipe(name, [])
 

@@ -143,6 +143,7 @@ def chat(
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
     speculation: Speculation = None,
+    adapter: Annotated[str | None, typer.Option(metavar="DIR", help="An adapter to put around the model.")] = None,
     changes: Setting = None,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +160,7 @@ def chat(
     if top_p is not None:
         settings["top_p"] = top_p
     settings = {**settings, **sampling_options(changes or [])}
-    lm = LanguageModel.load(model, EngineOptions(speculation=speculation))
+    lm = LanguageModel.load(model, EngineOptions(speculation=speculation), adapter=adapter)
     chat_loop(lm, system=system, as_json=as_json, **settings)
 
 

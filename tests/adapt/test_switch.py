@@ -3,48 +3,24 @@ and without them the model is its base bit for bit."""
 
 import pytest
 import torch
+from adapting import AROUND_LINEARS, KINDS, TOKENS, adapted, logits
 from engine_models import tiny_model
-from torch import nn
 
 from vesalius.adapt.lora import LoraConfig, add_lora
-from vesalius.adapt.switch import adapted_layers, adapter_names, by_row, disabled, is_adapted, remove, switch
+from vesalius.adapt.switch import adapter_names, by_row, disabled, is_adapted, remove, switch
 from vesalius.core.errors import UserError
+from vesalius.infer.engine import Engine
+from vesalius.infer.params import SamplingParams
 from vesalius.kernels.linear import linear, linears
 
-TOKENS = torch.arange(48).view(2, 24)
-KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 
-
-def adapted(*names: str, kind: str = "lora", model: str = "grouped", **settings):
-    """A tiny model with an adapter of each name that changes it."""
-    made = tiny_model(model)
-    for seed, name in enumerate(names):
-        add_lora(made, LoraConfig(lora_r=4, **KINDS[kind], **settings), name, seed=seed)
-        stir(made, name, seed)
-    return made.eval()
-
-
-def stir(model: nn.Module, name: str, seed: int) -> None:
-    """Gives the adapter's parameters other numbers than those it starts with."""
-    generator = torch.Generator().manual_seed(seed + 7)
-    with torch.no_grad():
-        for layer in adapted_layers(model).values():
-            for parameter in layer.adapters[name].parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-
-
-def logits(model: nn.Module, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
-    with torch.no_grad():
-        return model(tokens)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AROUND_LINEARS)
 @pytest.mark.parametrize("rows", [2, 40])
 def test_a_new_adapter_changes_nothing_bit_for_bit(kind, rows):
     """Also where queries, keys and values are one product, which they are for many rows."""
     model, tokens = tiny_model(), torch.randint(61, (rows, 24), generator=torch.Generator().manual_seed(0))
     before = logits(model, tokens)
-    add_lora(model, LoraConfig(lora_r=4, **KINDS[kind]))
+    KINDS[kind](model, "new", 0)
     assert torch.equal(logits(model, tokens), before)
 
 
@@ -59,8 +35,10 @@ def test_queries_keys_and_values_of_adapted_layers_are_still_one_product():
         torch.testing.assert_close(ours, layer(rows), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("model", ["grouped", "latent", "learned"])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [*((kind, "grouped") for kind in KINDS), ("lora", "latent"), ("prompt", "latent"), ("dora", "sinks")],
+)
 def test_disabled_is_the_base_bit_for_bit_and_only_within(kind, model):
     changed, before = adapted("one", kind=kind, model=model), logits(tiny_model(model))
     after = logits(changed)
@@ -78,21 +56,23 @@ def test_disabled_ends_where_something_fails():
     assert is_adapted(model)
 
 
-def test_only_the_adapter_learns():
-    model = adapted("one")
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_adapter_learns(kind):
+    model = adapted("one", kind=kind)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        name for name, _ in model.named_parameters() if ".adapters.one." in name
+        name for name, _ in model.named_parameters() if "adapters.one." in name
     }
     model(TOKENS).sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_the_one_that_is_switched_to_is_used_and_trained():
-    model = adapted("one", "two")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_one_that_is_switched_to_is_used_and_trained(kind):
+    model = adapted("one", "two", kind=kind)
     assert adapter_names(model) == ("one", "two")
     two = logits(model)
     switch(model, "one")
-    assert torch.equal(logits(model), logits(adapted("one")))
+    assert torch.equal(logits(model), logits(adapted("one", kind=kind)))
     assert all((".one." in name) == p.requires_grad for name, p in model.named_parameters())
     switch(model, "two")
     assert torch.equal(logits(model), two)
@@ -109,19 +89,20 @@ def test_several_in_use_are_summed():
     torch.testing.assert_close(layer(x), layer.base(x) + changes[0] + changes[1], rtol=0, atol=1e-5)
 
 
-def test_a_removed_adapter_leaves_the_other_and_the_last_leaves_the_base():
-    model = adapted("one", "two")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_adapter_leaves_the_other_and_the_last_leaves_the_base(kind):
+    model = adapted("one", "two", kind=kind)
     remove(model, "two")
     assert adapter_names(model) == ("one",)
     assert torch.equal(logits(model), logits(tiny_model()))
     switch(model, "one")
-    assert torch.equal(logits(model), logits(adapted("one")))
+    assert torch.equal(logits(model), logits(adapted("one", kind=kind)))
     remove(model, "one")
     assert not is_adapted(model)
     assert model.state_dict().keys() == tiny_model().state_dict().keys()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AROUND_LINEARS)
 def test_each_row_of_a_batch_may_use_its_own_adapter(kind):
     """float32, tolerance 1e-5: the sums are the same, blocked differently."""
     model = adapted("one", "two", kind=kind)
@@ -145,6 +126,15 @@ def test_each_token_of_a_row_may_use_its_own_adapter():
     for place, name in enumerate(names):
         switch(model, *[name] if name else [])
         torch.testing.assert_close(together[:, place], layer(x[:, place]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["grouped", "latent"])
+def test_an_engine_writes_what_the_whole_model_says(model):
+    """Latent attention reads the weight of a layer over a cache: that of the adapted one has the adapter in it."""
+    made = adapted("one", model=model)
+    engine = Engine(made, [])
+    ids = engine.run(engine.add([5, 9, 17], SamplingParams(max_tokens=8))[0]).ids
+    assert logits(made, torch.tensor([[5, 9, 17, *ids]]))[0, 2:-1].argmax(-1).tolist() == ids
 
 
 def test_rows_that_were_not_chosen_for_are_refused():

@@ -49,7 +49,8 @@ class _Blocks(torch.autograd.Function):
         q, k, v, *weights = ctx.saved_tensors
         B, K, T, G = ctx.shape
         grad = _grouped(grad, K).flatten(2, 3).flatten(0, 1)  # (B·K, T·G, E)
-        grad_q, grad_k, grad_v = _like_projections(q, (*ctx.shape, q.shape[2])), torch.zeros_like(k), torch.zeros_like(v)
+        grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
+        grad_q = _like_projections(q, (*ctx.shape, q.shape[2]))
         for p, (rows, keys) in zip(weights, _blocks(T, k.shape[1], ctx.causal), strict=True):
             place = slice(rows.start * G, rows.stop * G)
             part = grad[:, place]

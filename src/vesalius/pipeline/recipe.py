@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [heads] → [eval]
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -17,6 +17,7 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
+from vesalius.pipeline.recipe_sections.adapter import AdapterSection
 from vesalius.train.config import TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -94,9 +95,16 @@ class Recipe(Section):
     tokenizer: TokenizerSection | None = None
     model: ModelSection
     train: TrainConfig | None = None
+    adapter: AdapterSection | None = None
     sft: TrainConfig | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
+
+    @property
+    def tunes(self) -> bool:
+        """Whether any stage trains the model, or an adapter around it, from where [train] left it."""
+        others = {name: value for name, value in self if name not in ("train", "heads")}
+        return any(isinstance(value, TrainConfig) for value in others.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +125,8 @@ class Recipe(Section):
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
         if self.sft and not self.data.conversations:
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.adapter and not self.tunes:
+            raise ValueError("[adapter] is what a tuning stage trains: add one, for example [sft]")
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):

@@ -78,12 +78,23 @@ inline void hold(V::Floats& x) {
 #endif
 }
 
+// Of sixteen lanes, in the order of a tree: the other half is added to the first until one is left.
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+inline float sum_of(const float* lanes) { return _mm512_reduce_add_ps(_mm512_loadu_ps(lanes)); }
+inline float largest_lane(const float* lanes) { return _mm512_reduce_max_ps(_mm512_loadu_ps(lanes)); }
+#else
 inline float sum_of(const float* lanes) {
     float half[8], quarter[4];
     for (int i = 0; i < 8; i++) half[i] = lanes[i] + lanes[i + 8];
     for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
     return quarter[0] + quarter[2] + (quarter[1] + quarter[3]);
 }
+inline float largest_lane(const float* lanes) {
+    float largest = lanes[0];
+    for (int j = 1; j < LANES; j++) largest = lanes[j] > largest ? lanes[j] : largest;
+    return largest;
+}
+#endif
 
 // out[i] = sum of the lanes of sums[i], for sixteen of them side by side. In registers half of the vectors is added to
 // the other half after a transposition, until one is left: three instructions for each sum, where one alone takes ten.
@@ -162,8 +173,7 @@ inline float largest_of(const float* scores, int count, float least) {
     for (int j = 0; j < LANES; j++) lanes[j] = least;
     for (int s = 0; s < count; s += LANES)
         for (int j = 0; j < LANES; j++) lanes[j] = scores[s + j] > lanes[j] ? scores[s + j] : lanes[j];
-    for (int j = 0; j < LANES; j++) least = lanes[j] > least ? lanes[j] : least;
-    return least;
+    return largest_lane(lanes);
 }
 
 // scores -> e^(scores - largest), and their sum; count is a multiple of LANES.

@@ -6,9 +6,9 @@
 // al. 2022, arXiv:2205.14135, algorithm 1): all query heads that share keys, of all rows of the block, meet one block of
 // keys after the other, so that each key is read, and turned into float32, once for all of them.
 //
-// Few queries are multiplied with keys as they lie, sixteen keys at a time, whose sums are added up side by side; for
-// many the keys are transposed once, so that both products run along rows of registers. Scales of int8 pages multiply
-// scores and weights, not elements.
+// Few queries are multiplied with keys as they lie, sixteen keys at a time, whose sums are added up side by side, and
+// elements become float32 on their way into a register; for many that is done once, and the keys are transposed, so that
+// both products run along rows of registers. Scales of int8 pages multiply scores and weights, not elements.
 
 #include "paged_attention.h"
 
@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 #include "arithmetic.h"
 
@@ -32,6 +33,8 @@ constexpr int SHORT_RANGE = 128, LONG_RANGE = 512;  // keys
 constexpr int MOST_QUERIES = 256, MOST_ROWS = 64;   // of a block of rows
 constexpr int TRANSPOSED = 24;         // queries from which transposing the keys pays
 constexpr int ROWS = 4;                // of a product held in registers
+constexpr int DIRECT = ROWS;           // queries up to which elements are made float32 in a register
+constexpr int CACHE_LINE = 64;         // bytes
 constexpr int DEPTH = 64;              // of a product before its sums are written
 constexpr int HELD = V::width == 16 ? 4 : 2;  // vectors of one row in registers
 constexpr double WORTH_THREADS = 1e5;  // operations below which starting a team costs more
@@ -51,14 +54,15 @@ float* at_least(std::vector<float>& buffer, int64_t size) {
 
 // Neighbouring keys in memory: `count` of them, that stand at `at` of the block of KEYS. `readable` of them may be read.
 struct Piece {
-    const float *keys, *values;
+    const void *keys, *values;
     int at, count, readable;
 };
 
 struct Pieces {
     Piece of[KEYS];
     int count = 0, key_stride, value_stride;
-    bool scaled = false;
+    int32_t element;  // of what keys and values point to
+    bool scaled;
 };
 
 template <class T>
@@ -79,18 +83,29 @@ class HeadPages {
     HeadPages(const Pages& pages, const Segments& segments, int sequence, int head)
         : p(pages), table(segments.tables + segments.starts[sequence]), head(head) {}
 
-    // Keys start..start+count-1 as float32 with rows padded to whole vectors.
-    void read(int64_t start, int count, Buffers& b, Pieces& out) const {
+    // Keys start..start+count-1 in rows padded to whole vectors: where they lie, or copied as float32 where rows are no
+    // whole vectors, or are read often.
+    void read(int64_t start, int count, bool often, Buffers& b, Pieces& out) const {
         out.key_stride = padded(p.key_width), out.value_stride = p.values ? padded(p.value_width) : out.key_stride;
+        out.scaled = p.element == INT8;
         const bool whole = p.key_width % LANES == 0 && (!p.values || p.value_width % LANES == 0);
-        if (p.element == FLOAT32 && whole)
-            point(start, count, out);
+        const bool sixteens = p.positions % LANES == 0 && start % LANES == 0;
+        if (whole && (p.element == FLOAT32 || (sixteens && !often)))
+            point(start, count, b, out);
         else if (p.element == FLOAT32)
             copy<float>(start, count, b, out);
         else if (p.element == BFLOAT16)
             copy<Bf16>(start, count, b, out);
         else
             copy<int8_t>(start, count, b, out);
+    }
+
+    // Asks for what a task will read first. A processor that has to wait for memory waits once, not at each block.
+    void prefetch(int64_t start, int count) const {
+        each(start, count, [&](int64_t row, int, int some, int) {
+            prefetch(p.keys, row * p.key_width, int64_t(some) * p.key_width);
+            if (p.values) prefetch(p.values, row * p.value_width, int64_t(some) * p.value_width);
+        });
     }
 
    private:
@@ -110,16 +125,32 @@ class HeadPages {
         }
     }
 
-    void point(int64_t start, int count, Pieces& out) const {
+    const char* place(const void* storage, int64_t element) const {
+        return static_cast<const char*>(storage) + element * (p.element == FLOAT32 ? 4 : p.element == BFLOAT16 ? 2 : 1);
+    }
+
+    void prefetch(const void* storage, int64_t first, int64_t count) const {
+        for (const char *at = place(storage, first), *end = place(storage, first + count); at < end; at += CACHE_LINE) __builtin_prefetch(at);
+    }
+
+    void copy_scales(int64_t row, int at, int some, Buffers& b) const {
+        if (p.element != INT8) return;
+        std::copy_n(p.key_scales + row, some, b.key_scales + at);
+        std::copy_n((p.values ? p.value_scales : p.key_scales) + row, some, b.value_scales + at);
+    }
+
+    void point(int64_t start, int count, Buffers& b, Pieces& out) const {
+        out.element = p.element;
         each(start, count, [&](int64_t row, int at, int some, int readable) {
-            const float* keys = static_cast<const float*>(p.keys) + row * p.key_width;
-            const float* values = p.values ? static_cast<const float*>(p.values) + row * p.value_width : keys;
-            out.of[out.count++] = {keys, values, at, some, readable};
+            const char* keys = place(p.keys, row * p.key_width);
+            out.of[out.count++] = {keys, p.values ? place(p.values, row * p.value_width) : keys, at, some, readable};
+            copy_scales(row, at, some, b);
         });
     }
 
     template <class T>
     void copy(int64_t start, int count, Buffers& b, Pieces& out) const {
+        out.element = FLOAT32;
         float* keys = at_least(b.keys, int64_t(KEYS) * out.key_stride);
         float* values = p.values ? at_least(b.values, int64_t(KEYS) * out.value_stride) : keys;
         each(start, count, [&](int64_t row, int at, int some, int) {
@@ -128,18 +159,15 @@ class HeadPages {
             if (p.values)
                 to_floats(static_cast<const T*>(p.values) + row * p.value_width, some, p.value_width, out.value_stride,
                           values + at * out.value_stride);
-            if (p.element != INT8) return;
-            std::copy_n(p.key_scales + row, some, b.key_scales + at);
-            std::copy_n((p.values ? p.value_scales : p.key_scales) + row, some, b.value_scales + at);
+            copy_scales(row, at, some, b);
         });
         out.of[out.count++] = {keys, values, 0, count, KEYS};
-        out.scaled = p.element == INT8;
     }
 };
 
 // scores[s] of R queries = query . key, sixteen keys at a time; as few registers are loaded as four keys times R need.
-template <int R>
-void score_sixteen(const float* queries, const float* keys, int width, int count, int readable, float* scores) {
+template <int R, class T>
+void score_sixteen(const float* queries, const T* keys, int width, int count, int readable, float* scores) {
     int s = 0;
     for (; s < count && s + LANES <= readable; s += LANES) {
         V::Floats sums[R][LANES];
@@ -149,11 +177,11 @@ void score_sixteen(const float* queries, const float* keys, int width, int count
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) four[r][j] = V::zero();
-            const float* key = keys + int64_t(s + i) * width;
+            const T* key = keys + int64_t(s + i) * width;
             for (int e = 0; e < width; e += V::width) {
                 V::Floats some[4];
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; j++) hold(some[j] = V::load(key + j * width + e));
+                for (int j = 0; j < 4; j++) hold(some[j] = vector(key + j * width + e));
 #pragma GCC unroll 4
                 for (int r = 0; r < R; r++) {
                     V::Floats query = V::load(queries + r * width + e);
@@ -169,26 +197,28 @@ void score_sixteen(const float* queries, const float* keys, int width, int count
         }
         for (int r = 0; r < R; r++) add_lanes(sums[r], scores + r * STRIDE + s);
     }
-    for (; s < count; s++)
-        for (int r = 0; r < R; r++) scores[r * STRIDE + s] = dot(queries + r * width, keys + int64_t(s) * width, width);
+    if constexpr (std::is_same_v<T, float>)  // others are whole sixteens where they lie
+        for (; s < count; s++)
+            for (int r = 0; r < R; r++) scores[r * STRIDE + s] = dot(queries + r * width, keys + int64_t(s) * width, width);
 }
 
+template <class T>
 void score(const float* queries, int count, int width, const Pieces& pieces, float* scores) {
     for (int i = 0; i < pieces.count; i++) {
         const Piece& p = pieces.of[i];
         for (int r = 0; r < count; r += 4) {
-            const auto run = count - r >= 4   ? score_sixteen<4>
-                             : count - r == 3 ? score_sixteen<3>
-                             : count - r == 2 ? score_sixteen<2>
-                                              : score_sixteen<1>;
-            run(queries + int64_t(r) * width, p.keys, width, p.count, p.readable, scores + r * STRIDE + p.at);
+            const auto run = count - r >= 4   ? score_sixteen<4, T>
+                             : count - r == 3 ? score_sixteen<3, T>
+                             : count - r == 2 ? score_sixteen<2, T>
+                                              : score_sixteen<1, T>;
+            run(queries + int64_t(r) * width, static_cast<const T*>(p.keys), width, p.count, p.readable, scores + r * STRIDE + p.at);
         }
     }
 }
 
 // c (R, J vectors) += a (R, k) times b (k, J vectors)
-template <int R, int J>
-inline void tile_product(const float* a, int a_stride, const float* b, int b_stride, float* c, int c_stride, int k) {
+template <int R, int J, class T>
+inline void tile_product(const float* a, int a_stride, const T* b, int b_stride, float* c, int c_stride, int k) {
     V::Floats sums[R][J];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
@@ -197,7 +227,7 @@ inline void tile_product(const float* a, int a_stride, const float* b, int b_str
     for (int p = 0; p < k; p++) {
         V::Floats row[J];
 #pragma GCC unroll 4
-        for (int j = 0; j < J; j++) hold(row[j] = V::load(b + int64_t(p) * b_stride + j * V::width));
+        for (int j = 0; j < J; j++) hold(row[j] = vector(b + int64_t(p) * b_stride + j * V::width));
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const V::Floats value = V::splat(a[r * a_stride + p]);
@@ -211,34 +241,51 @@ inline void tile_product(const float* a, int a_stride, const float* b, int b_str
         for (int j = 0; j < J; j++) V::store(c + r * c_stride + j * V::width, sums[r][j]);
 }
 
-template <int J>
-void product_columns(const float* a, int a_stride, const float* b, int b_stride, float* c, int c_stride, int rows, int k) {
+template <int J, class T>
+void product_columns(const float* a, int a_stride, const T* b, int b_stride, float* c, int c_stride, int rows, int k) {
     int r = 0;
     for (; r + ROWS <= rows; r += ROWS)
-        tile_product<ROWS, J>(a + r * a_stride, a_stride, b, b_stride, c + int64_t(r) * c_stride, c_stride, k);
-    const auto run = rows - r == 3 ? tile_product<3, J> : rows - r == 2 ? tile_product<2, J> : tile_product<1, J>;
+        tile_product<ROWS, J, T>(a + r * a_stride, a_stride, b, b_stride, c + int64_t(r) * c_stride, c_stride, k);
+    const auto run = rows - r == 3 ? tile_product<3, J, T> : rows - r == 2 ? tile_product<2, J, T> : tile_product<1, J, T>;
     if (r < rows) run(a + r * a_stride, a_stride, b, b_stride, c + int64_t(r) * c_stride, c_stride, k);
 }
 
 // c (rows, columns) += a (rows, k) times b (k, columns); columns is a multiple of a vector's width. What is taken of b at
 // a time stays in the first cache while all rows pass it.
-void product(const float* a, int a_stride, const float* b, int b_stride, float* c, int c_stride, int rows, int columns,
+template <class T>
+void product(const float* a, int a_stride, const T* b, int b_stride, float* c, int c_stride, int rows, int columns,
              int all) {
     for (int first = 0; first < all; first += DEPTH, a += DEPTH, b += int64_t(DEPTH) * b_stride) {
         const int k = std::min(DEPTH, all - first);
         int j = 0;
         for (; j + HELD * V::width <= columns; j += HELD * V::width)
-            product_columns<HELD>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
-        for (; j < columns; j += V::width) product_columns<1>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
+            product_columns<HELD, T>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
+        for (; j < columns; j += V::width) product_columns<1, T>(a, a_stride, b + j, b_stride, c + j, c_stride, rows, k);
     }
 }
+
+// mixed (rows, value_width) += weights times values
+template <class T>
+void mix(const float* weights, const Pieces& pieces, float* mixed, int rows, int width) {
+    for (int i = 0; i < pieces.count; i++) {
+        const Piece& p = pieces.of[i];
+        product(weights + p.at, STRIDE, static_cast<const T*>(p.values), pieces.value_stride, mixed, width, rows, width, p.count);
+    }
+}
+
+// What reads keys and values of one kind.
+struct Readers {
+    decltype(&score<float>) score;
+    decltype(&mix<float>) mix;
+};
+constexpr Readers READERS[] = {{score<float>, mix<float>}, {score<Bf16>, mix<Bf16>}, {score<int8_t>, mix<int8_t>}};
 
 // Keys as columns of (width, KEYS); what stands beside them is never looked at.
 void transpose(const Pieces& pieces, int width, float* out) {
     for (int i = 0; i < pieces.count; i++) {
         const Piece& p = pieces.of[i];
         for (int e = 0; e < width; e++)
-            for (int s = 0; s < p.count; s++) out[e * KEYS + p.at + s] = p.keys[int64_t(s) * width + e];
+            for (int s = 0; s < p.count; s++) out[e * KEYS + p.at + s] = static_cast<const float*>(p.keys)[int64_t(s) * width + e];
     }
 }
 
@@ -392,7 +439,7 @@ void attend(const AttentionPlan& plan, int task, const Pages& pages, const Rule&
     for (int64_t start = range.begin; start < range.end; start += KEYS) {
         const int held = int(std::min<int64_t>(KEYS, range.end - start));
         Pieces pieces;
-        head.read(start, held, b, pieces);
+        head.read(start, held, count > DIRECT || many, b, pieces);
         if (transposed) transpose(pieces, width, transposed);
         for (int first = 0; first < count; first += STRIP) {
             const int strip = std::min(STRIP, count - first);
@@ -400,7 +447,7 @@ void attend(const AttentionPlan& plan, int task, const Pages& pages, const Rule&
                 std::fill(scores, scores + strip * STRIDE, 0.0f);
                 product(queries + int64_t(first) * width, width, transposed, KEYS, scores, STRIDE, strip, KEYS, width);
             } else {
-                score(queries + int64_t(first) * width, strip, width, pieces, scores);
+                READERS[pieces.element].score(queries + int64_t(first) * width, strip, width, pieces, scores);
             }
             for (int i = 0; i < strip; i++) {
                 const int row = (first + i) / group, h = kv * group + (first + i) % group;
@@ -414,15 +461,13 @@ void attend(const AttentionPlan& plan, int task, const Pages& pages, const Rule&
                 if (rule.slopes) view.slope = rule.slopes[h];
                 float* mine = scores + i * STRIDE;
                 if (pieces.scaled)
-                    for (int s = 0; s < held; s++) mine[s] *= b.key_scales[s];
+                    for (int s = 0; s < KEYS; s++) mine[s] *= b.key_scales[s];
                 change_scores(view, mine);
                 soften(mine, mixed + int64_t(first + i) * value_width, value_width, largest[first + i], sum[first + i]);
                 if (pieces.scaled)
-                    for (int s = 0; s < held; s++) mine[s] *= b.value_scales[s];
+                    for (int s = 0; s < KEYS; s++) mine[s] *= b.value_scales[s];
             }
-            for (int i = 0; i < pieces.count; i++)
-                product(scores + pieces.of[i].at, STRIDE, pieces.of[i].values, pieces.value_stride,
-                        mixed + int64_t(first) * value_width, value_width, strip, value_width, pieces.of[i].count);
+            READERS[pieces.element].mix(scores, pieces, mixed + int64_t(first) * value_width, strip, value_width);
         }
     }
     for (int i = 0; i < count; i++) {

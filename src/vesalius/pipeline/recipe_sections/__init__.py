@@ -1,0 +1,1 @@
+"""Sections of a recipe that belong to one method each."""
