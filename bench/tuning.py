@@ -7,11 +7,12 @@ lora    LoRA of rank 16 on all linear layers, rows of 256 tokens, AdamW and clip
         asks and an assistant answers. Candidates take turns in each round, so that a machine whose speed drifts treats
         them alike; figures are medians over rounds. The limit is the time that the step's products take at the rate of
         a large product, measured in the same run.
-memory  the most that a process of its own holds, from opening the model to the third step: everything trained, LoRA,
-        and QLoRA (NF4), on the same rows.
+memory  the most that a process of its own holds, from opening SmolLM2-135M's GGUF file to the third step on the same
+        rows: everything trained, LoRA, and QLoRA (NF4), each also with activations recomputed.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -22,13 +23,14 @@ from collections.abc import Callable
 import torch
 
 from vesalius.adapt.lora import LoraConfig, add_lora
-from vesalius.compress.nf4_linear import install_nf4
 from vesalius.core.hardware import hardware_line, measure_rates, peak_bytes
 from vesalius.data.batch import IGNORE, Batch
 from vesalius.models.config import ModelConfig
 from vesalius.models.counts import count_flops
 from vesalius.models.transformer import Transformer
+from vesalius.pipeline.stages import open_packed, open_start
 from vesalius.train.objectives import NextToken
+from vesalius.train.recompute import recomputed
 
 SHAPE = {
     "vocab_size": 49152,
@@ -43,6 +45,8 @@ SHAPE = {
 CONTEXT, RANK, ALPHA = 256, 16, 32.0
 TARGETS = {"every token a target": 0.0, "the second half of each row": 0.5}
 MIB = 2**20
+MODEL = "smollm2-135m-instruct"
+KINDS = ("full", "lora", "qlora", "full+recompute", "lora+recompute", "qlora+recompute")
 
 Step = Callable[[], None]
 
@@ -146,26 +150,26 @@ def measure_lora(options: argparse.Namespace) -> None:
 
 def child(kind: str, options: argparse.Namespace) -> None:
     """Three steps in this process, and the most memory that it held."""
-    model = Transformer(ModelConfig(**SHAPE | {"num_hidden_layers": options.layers}))
-    if kind == "qlora":
-        install_nf4(model)
-    if kind in ("lora", "qlora"):
+    way, _, recompute = kind.partition("+")
+    model, _ = open_packed(MODEL) if way == "qlora" else open_start(MODEL, lambda line: None)
+    if way != "full":
         add_lora(model, LoraConfig(lora_r=RANK, lora_alpha=ALPHA))
     step = our_step(model, options.rows, 0.0, torch.float32)
-    for _ in range(3):
-        step()
+    with recomputed(model) if recompute else contextlib.nullcontext():
+        for _ in range(3):
+            step()
     print(json.dumps({"peak": peak_bytes()}))
 
 
 def measure_memory(options: argparse.Namespace) -> None:
     """Each way in a process of its own."""
-    peaks = {}
-    for kind in ("full", "lora", "qlora"):
+    full = 0.0
+    for kind in KINDS:
         command = [sys.executable, __file__, "--child", kind, "--rows", str(options.rows)]
-        command += ["--layers", str(options.layers)]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[kind] = json.loads(out.splitlines()[-1])["peak"]
-        print(f"{kind:6s} {peaks[kind] / MIB:7.0f} MiB at most   {peaks[kind] / peaks['full']:.2f} of full tuning's")
+        peak = json.loads(out.splitlines()[-1])["peak"] / MIB
+        full = full or peak
+        print(f"{kind:16s} {peak:7.0f} MiB at most   {peak / full:.2f} of full tuning's", flush=True)
 
 
 WHAT = {"lora": measure_lora, "memory": measure_memory}
@@ -177,7 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
-    parser.add_argument("--child", choices=("full", "lora", "qlora"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options)

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from vesalius.compress.fused_layers import fuse_layers
 from vesalius.compress.nf4_linear import NF4Linear, install_nf4
-from vesalius.compress.quantised_linear import QuantisedLinear, install_blocks
+from vesalius.compress.quantised_experts import QuantisedExperts
+from vesalius.compress.quantised_linear import install_blocks
+from vesalius.core.errors import UserError
 from vesalius.hub.unpacking import unpacked
 from vesalius.kernels import frozen_product
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.models.config import ModelConfig
-from vesalius.models.transformer import Transformer
+from vesalius.models.transformer import Layers, Transformer
 
 
 def layer(bias=None):
@@ -89,15 +92,32 @@ def test_all_linear_layers_but_the_head_are_replaced():
     assert 0 < (after - before).abs().max() < 0.1
 
 
-def test_quantised_layers_are_taken_as_what_they_stand_for():
-    model, floats = tiny_model(), tiny_model()
-    weight = floats.model.layers[0].mlp.up_proj.weight
-    stored = BlockTensor.quantise(weight, "q8_0")
-    install_blocks(model, {"model.layers.0.mlp.up_proj.weight": stored})
-    assert isinstance(model.model.layers[0].mlp.up_proj, QuantisedLinear)
-    install_nf4(model, lambda name: name.endswith("up_proj"))
-    truth = NF4Linear.from_floats(stored.dequantise())
-    assert torch.equal(model.model.layers[0].mlp.up_proj.dequantise(), truth.dequantise())
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_quantised_model_is_taken_as_what_it_stands_for(tied):
+    model = tiny_model(tie_word_embeddings=tied)
+    names = [name for name in model.state_dict() if name.endswith("proj.weight")]
+    stored = {name: BlockTensor.quantise(model.get_parameter(name), "q8_0") for name in names}
+    ends = [BlockTensor.quantise(part.weight, "q8_0") for part in (model.model.embed_tokens, model.lm_head)]
+    ends = [ends[0], ends[0] if tied else ends[1]]
+    install_blocks(model, stored | dict(zip(("model.embed_tokens.weight", "lm_head.weight"), ends, strict=True)))
+    fuse_layers(model)
+    assert install_nf4(model) == len(names)
+    assert type(model.model.layers) is Layers
+    for name in names:
+        truth = NF4Linear.from_floats(stored[name].dequantise())
+        assert torch.equal(model.get_submodule(name.removesuffix(".weight")).dequantise(), truth.dequantise())
+    for part, blocks in zip((model.model.embed_tokens, model.lm_head), ends, strict=True):
+        assert torch.equal(part.weight, blocks.dequantise())
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+
+
+def test_a_mixture_whose_experts_are_quantised_is_refused():
+    model = tiny_model()
+    stack = BlockTensor.quantise(torch.randn(2, 96, 64), "q8_0")
+    model.model.layers[1].mlp.add_module("experts", QuantisedExperts.from_blocks(stack))
+    with pytest.raises(UserError, match="experts is a stack of experts: leave out quantise"):
+        install_nf4(model)
+    assert type(model.model.layers[0].mlp.up_proj) is not NF4Linear
 
 
 def test_unpacked_it_is_the_float_model_of_its_weights():

@@ -9,6 +9,7 @@ class PackedModule(nn.Module):
     values asks `dequantise()`, and who wants to know where it lives its `device` and `dtype`."""
 
     dtype = torch.float32  # of the values that it stands for
+    packed_names: tuple[str, ...] = ()  # of frozen parameters that are no weights of a float model
 
     @property
     def device(self) -> torch.device:

@@ -59,6 +59,8 @@ def weights_of(model: Transformer) -> dict[str, Weight]:
     for path, module in model.named_modules():
         if isinstance(module, PackedModule):
             weights[path if isinstance(module, QuantisedExperts) else f"{path}.weight"] = Weight(module)
+            for name in module.packed_names:
+                del weights[f"{path}.{name}"]
     if layers:
         weights = {name: weight for name, weight in weights.items() if not name.startswith(inner)}
     for path, layer in layers.items():
@@ -72,8 +74,7 @@ def weights_of(model: Transformer) -> dict[str, Weight]:
 
 def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that a state_dict holds, such as a router's correction bias: float32 whatever the weights are in."""
-    kinds = (DerivedBuffers, PackedModule)  # what is computed, and what a weight is packed in
-    owners = {path: module for path, module in model.named_modules() if not isinstance(module, kinds)}
+    owners = {path: module for path, module in model.named_modules() if not isinstance(module, DerivedBuffers)}
     return {
         f"{path}.{name}": buffer
         for path, owner in owners.items()
