@@ -18,6 +18,7 @@ EXACT = {"atol": 2e-6, "rtol": 1e-5}
 @pytest.fixture(params=[1, 10**9], ids=["many chunks", "one chunk"], autouse=True)
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_chunks, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(head_chunks, "MIN_ROWS", 32)
 
 
 def tiny(**changes) -> Transformer:

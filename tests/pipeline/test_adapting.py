@@ -11,7 +11,9 @@ import vesalius as vs
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.core.recipes import build_recipe
 from vesalius.core.run_directory import RunDirectory
+from vesalius.hub.adapters import load_adapter
 from vesalius.pipeline.recipe import Recipe, find_recipe
+from vesalius.pipeline.stages import open_packed
 from vesalius.train.callbacks import RunLogger
 
 KINDS = {
@@ -55,6 +57,23 @@ def test_a_run_keeps_what_was_learned_and_opens_with_it(tiny_run, tmp_path, kind
         torch.testing.assert_close(opened.logits(ids), tuned, rtol=0, atol=1e-5)
 
 
+def test_around_a_model_in_four_bits_an_adapter_learns_and_the_run_keeps_floats(tiny_run, tmp_path):
+    recipe = adapter_recipe(tmp_path, tiny_run, tiny_run.parent / "texts")
+    four_bits = ("--set", "adapter.quantise=nf4", "--set", "sft.recompute=true")
+    done = called("run", recipe, *four_bits, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    run = RunDirectory(tmp_path / "out")
+    losses = [record["loss"] for record in run.read_metrics() if record["kind"] == "validation"]
+    assert losses[-1] < losses[0]
+    base, _ = open_packed(str(tiny_run))
+    load_adapter(base, run.adapter)
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(vs.load(str(run.root)).logits(ids), base(ids).detach(), rtol=0, atol=1e-5)
+    (newest, *_) = sorted((tmp_path / "out/checkpoints/sft").iterdir(), reverse=True)
+    with safe_open(newest / "model.safetensors", "pt") as file:
+        assert all(".adapters.default.lora_" in name for name in file.keys())  # noqa: SIM118  # the file is no dict
+
+
 def test_checkpoints_hold_the_adapter_only(tiny_run, tmp_path):
     done = called("run", adapter_recipe(tmp_path, tiny_run, tiny_run.parent / "texts"), "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -93,6 +112,7 @@ def test_a_run_that_was_killed_ends_with_the_same_adapter(tiny_run, tmp_path):
     [
         ({"kind": "ia3", "lora_r": 4}, "lora_r is no setting of ia3, known: feedforward_modules, target_modules"),
         ({"kind": "lora", "lora_r": 0}, "lora_r = 0, expected a rank from 1"),
+        ({"kind": "freeze", "quantise": "nf4"}, "quantise freezes what freeze would train"),
         ({"kind": "lroa"}, "adapter.kind = 'lroa'"),
         ({"kind": "bottleneck", "hidden_act": "silly"}, "'silly' is no setting of a bottleneck adapter"),
     ],
@@ -112,6 +132,14 @@ def test_the_shipped_recipe_takes_a_model_and_data():
     assert recipe.adapter is not None
     assert recipe.adapter.given["lora_r"] == 8
     assert recipe.data.conversations == ["mine.jsonl"]
+
+
+def test_the_shipped_recipe_of_qlora_packs_the_base():
+    recipe = find_recipe("qlora", ["model=runs/a", "data=mine.jsonl"])
+    assert recipe.adapter is not None
+    assert recipe.adapter.quantise == "nf4"
+    assert recipe.sft is not None
+    assert recipe.sft.recompute
 
 
 def test_unknown_layers_end_the_run_and_leave_no_trace(tiny_run, tmp_path):

@@ -30,6 +30,7 @@ def at_once(hidden, weight, targets, settings):
 @pytest.fixture(params=[1, 10**9], ids=["many chunks", "one chunk"])
 def _chunks(request, monkeypatch):
     monkeypatch.setattr(head_chunks, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(head_chunks, "MIN_ROWS", 32)
 
 
 @pytest.mark.parametrize(

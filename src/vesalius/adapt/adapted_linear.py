@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vesalius.adapt.holder import Holder, Switchboard
 from vesalius.adapt.targets import LinearLayer, weight_of
-from vesalius.kernels.linear import Linear, Wrapped
+from vesalius.kernels.linear import Linear, Wrapped, is_product
 
 
 class LinearAdapter(nn.Module):
@@ -30,6 +30,10 @@ class LinearAdapter(nn.Module):
         UserError where it is none: what is no linear map cannot be merged.
         """
         raise NotImplementedError
+
+    def with_base(self, x: Tensor, base: nn.Linear) -> Tensor | None:
+        """base(x) and the change in one, for a frozen float layer; None where the two are computed apart."""
+        return None
 
 
 class AdaptedLinear(Wrapped, Holder):
@@ -69,6 +73,17 @@ class AdaptedLinear(Wrapped, Holder):
     def in_use(self) -> list[LinearAdapter]:
         """The adapters of whole batches."""
         return [cast(LinearAdapter, self.adapters[name]) for name in self.board.active if name in self.adapters]
+
+    def forward(self, x: Tensor) -> Tensor:
+        together = self._together(x)
+        return super().forward(x) if together is None else together
+
+    def _together(self, x: Tensor) -> Tensor | None:
+        """The output where one adapter is all that changes a layer that is nothing but a frozen product."""
+        if self._unmerged or self.board.rows is not None or not is_product(self.base) or self.base.weight.requires_grad:
+            return None
+        adapters = self.in_use()
+        return adapters[0].with_base(x, self.base) if len(adapters) == 1 else None
 
     def adjust(self, x: Tensor, y: Tensor) -> Tensor:
         if self._unmerged:

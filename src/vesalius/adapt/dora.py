@@ -38,6 +38,9 @@ class Dora(LowRank):
         product = y if base.bias is None else y - base.bias  # W x
         return ((ratio - 1) * product + ratio * self.product(x)).to(y.dtype)
 
+    def with_base(self, x: Tensor, base: nn.Linear) -> Tensor | None:
+        return None
+
     def weight_change(self, base: LinearLayer) -> tuple[Tensor, Tensor | None]:
         weight, ratio = weight_of(base), self._ratio(base).unsqueeze(1)  # (O, I), (O, 1)
         return (ratio - 1) * weight + ratio * (self.scale * (self.lora_B @ self.lora_A)), None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vesalius.adapt.adapted_linear import LinearAdapter
 from vesalius.adapt.targets import LinearLayer, placement_of
 from vesalius.kernels.linear import linear
+from vesalius.kernels.low_rank import low_rank_linear
 
 
 class LowRank(LinearAdapter):
@@ -37,6 +38,11 @@ class LowRank(LinearAdapter):
 
     def forward(self, x: Tensor, y: Tensor, base: LinearLayer) -> Tensor:
         return self.product(self.dropout(x)).to(y.dtype)
+
+    def with_base(self, x: Tensor, base: nn.Linear) -> Tensor | None:
+        if (self.training and self.dropout.p) or self.lora_A.dtype != base.weight.dtype:
+            return None
+        return low_rank_linear(x, base.weight, base.bias, self.lora_A, self.lora_B, self.scale)
 
     def product(self, x: Tensor) -> Tensor:
         """s · B (A x): (…, I) -> (…, O)."""

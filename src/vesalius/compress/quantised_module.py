@@ -7,23 +7,15 @@ GGUF stores them, under `blocks`, whatever the packing of this machine is.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vesalius.compress.packed_module import PackedModule
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.kernels.packing import PackedMatrix
 
 
-class QuantisedModule(nn.Module):
-    """What holds quantised weights in place of float ones: their shape, format and blocks, and how they are saved."""
-
-    device = torch.device("cpu")
-    dtype = torch.float32  # of the values that the blocks stand for
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the float weights that it stands for."""
-        raise NotImplementedError
+class QuantisedModule(PackedModule):
+    """What holds quantised weights in place of float ones: their format and blocks, and how they are saved."""
 
     @property
     def format(self) -> str:

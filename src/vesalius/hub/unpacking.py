@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vesalius.adapt.adapted_linear import AdaptedLinear
 from vesalius.adapt.merging import is_mergeable
 from vesalius.adapt.switch import adapted_layers
+from vesalius.compress.packed_module import PackedModule
 from vesalius.compress.quantised_experts import QuantisedExperts
 from vesalius.compress.quantised_module import QuantisedModule
 from vesalius.core.errors import UserError
@@ -23,7 +24,7 @@ HEAD = "lm_head.weight"
 class Weight:
     """One weight, read only when it is asked for."""
 
-    source: Tensor | QuantisedModule | AdaptedLinear
+    source: Tensor | PackedModule | AdaptedLinear
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,7 +36,7 @@ class Weight:
         """As a float tensor; float32 where it was quantised, with the adapters in it where there are some."""
         if isinstance(self.source, AdaptedLinear):
             return self.source.weight.detach()
-        return self.source.dequantise() if isinstance(self.source, QuantisedModule) else self.source.detach()
+        return self.source.dequantise() if isinstance(self.source, PackedModule) else self.source.detach()
 
     def blocks(self, format: str) -> BlockTensor:
         """As blocks of this format: the very same where it is quantised in it already."""
@@ -66,8 +67,10 @@ def module_weights(model: nn.Module) -> dict[str, Weight]:
     weights = {name: Weight(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     weights |= {name: Weight(buffer) for name, buffer in kept_buffers(model).items()}
     for path, module in model.named_modules():
-        if isinstance(module, QuantisedModule):
+        if isinstance(module, PackedModule):
             weights[path if isinstance(module, QuantisedExperts) else f"{path}.weight"] = Weight(module)
+            for name in module.packed_names:
+                del weights[f"{path}.{name}"]
     if layers:
         weights = {name: weight for name, weight in weights.items() if not name.startswith(inner)}
     for path, layer in layers.items():

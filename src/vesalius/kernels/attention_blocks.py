@@ -20,38 +20,61 @@ BLOCK = 64
 
 
 class _Blocks(torch.autograd.Function):
+    """The G = H/K query heads that share keys stand behind each other at every position, so that they are rows of one
+    product, and keys and values are neither copied for each nor their gradients summed."""
+
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
-        """q (B, H, T, E), k and v (B, H, S, E), mask (B or 1, 1, T, S) or None."""
-        shape = q.shape
-        q, k, v = ((x * scale if x is q else x).reshape(-1, *x.shape[2:]) for x in (q, k, v))  # (B·H, T or S, E)
-        out, weights = v.new_empty(*q.shape[:2], v.shape[2]), []
-        for rows, keys in _blocks(q.shape[1], k.shape[1], causal):
-            scores = q[:, rows] @ k[:, :keys].mT  # (B·H, rows, keys)
+        """q (B, H, T, E), k and v (B, K, S, E), mask (B or 1, 1, T, S), (T, S) or None."""
+        grouped = _grouped(q, k.shape[1])  # (B, K, T, G, E)
+        q = torch.mul(grouped, scale, out=q.new_empty(grouped.shape)).flatten(2, 3).flatten(0, 1)  # (B·K, T·G, E)
+        (B, K, T, G), k, v = grouped.shape[:4], k.flatten(0, 1), v.flatten(0, 1)  # (B·K, S, E)
+        out, weights = _like_projections(v, (B, K, T, G, v.shape[2])), []
+        for rows, keys in _blocks(T, k.shape[1], causal):
+            scores = q[:, rows.start * G : rows.stop * G] @ k[:, :keys].mT  # (B·K, rows·G, keys)
+            by_position = scores.view(B, K, -1, G, keys)
             if causal:
-                _mask_diagonal(scores)
+                _mask_diagonal(by_position)
             if mask is not None:
-                scores.view(*shape[:2], *scores.shape[1:]).masked_fill_(~mask[..., rows, :keys], -math.inf)
+                by_position.masked_fill_(~mask[..., rows, :keys].unsqueeze(-2), -math.inf)
             weights.append(scores.softmax(-1))
-            out[:, rows] = weights[-1] @ v[:, :keys]
+            out[:, :, rows] = (weights[-1] @ v[:, :keys]).view(B, K, -1, G, v.shape[2])
         ctx.save_for_backward(q, k, v, *weights)
-        ctx.scale, ctx.causal, ctx.shape = scale, causal, shape
-        return out.view(*shape[:3], -1)
+        ctx.scale, ctx.causal, ctx.shape = scale, causal, (B, K, T, G)
+        return _heads(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *weights = ctx.saved_tensors
-        grad = grad.reshape(*q.shape[:2], -1)
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (rows, keys) in zip(weights, _blocks(q.shape[1], k.shape[1], ctx.causal), strict=True):
-            part = grad[:, rows]
+        B, K, T, G = ctx.shape
+        grad = _grouped(grad, K).flatten(2, 3).flatten(0, 1)  # (B·K, T·G, E)
+        grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
+        grad_q = _like_projections(q, (*ctx.shape, q.shape[2]))
+        for p, (rows, keys) in zip(weights, _blocks(T, k.shape[1], ctx.causal), strict=True):
+            place = slice(rows.start * G, rows.stop * G)
+            part = grad[:, place]
             grad_v[:, :keys].baddbmm_(p.mT, part)
             grad_scores = torch.ops.aten._softmax_backward_data(part @ v[:, :keys].mT, p, -1, p.dtype)
-            grad_q[:, rows] = (grad_scores @ k[:, :keys]).mul_(ctx.scale)
-            grad_k[:, :keys].baddbmm_(grad_scores.mT, q[:, rows])  # q carries the scale
-        rows = ctx.shape[:2]  # (B, H)
-        return *(g.unflatten(0, rows) for g in (grad_q, grad_k, grad_v)), None, None, None
+            torch.mul((grad_scores @ k[:, :keys]).view(B, K, -1, G, q.shape[2]), ctx.scale, out=grad_q[:, :, rows])
+            grad_k[:, :keys].baddbmm_(grad_scores.mT, q[:, place])  # q carries the scale
+        return _heads(grad_q), *(g.unflatten(0, (B, K)) for g in (grad_k, grad_v)), None, None, None
+
+
+def _grouped(x: Tensor, kv_heads: int) -> Tensor:
+    """(B, H, T, E) -> (B, K, T, G, E), a view."""
+    return x.unflatten(1, (kv_heads, -1)).transpose(2, 3)
+
+
+def _like_projections(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Room for (B, K, T, G, E) that lies in memory as (B, T, K, G, E), where all heads of a token are neighbours."""
+    B, K, T, G, E = shape
+    return like.new_empty(B, T, K, G, E).transpose(1, 2)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """(B, K, T, G, E) with the heads of a token beside each other -> (B, H, T, E), a view."""
+    return x.transpose(1, 2).flatten(2, 3).transpose(1, 2)
 
 
 def _blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice, int]]:
@@ -74,17 +97,14 @@ def weights_kept(length: int) -> int:
 
 
 def _mask_diagonal(scores: Tensor) -> None:
-    """scores (N, rows, keys), whose last query reads the last key: -inf for every key behind its query."""
-    rows = scores.shape[1]
+    """scores (B, K, rows, G, keys), whose last query reads the last key: -inf for every key behind its query."""
+    rows = scores.shape[2]
     behind = torch.ones(rows, rows, dtype=torch.bool, device=scores.device).triu_(1)
-    scores[:, :, -rows:].masked_fill_(behind, -math.inf)
+    scores[..., -rows:].masked_fill_(behind.unsqueeze(1), -math.inf)
 
 
 def blocks(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
     """The same as `attention.reference` without dropout: q (B, H, T, E), k (B, K, S, E), v of any width."""
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     return _Blocks.apply(q, k, v, mask, scale or 1 / math.sqrt(q.shape[-1]), causal)

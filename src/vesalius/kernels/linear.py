@@ -123,7 +123,12 @@ def linears(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
 
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the layer is a product with its weight and nothing more: no bias, no hook, not another module."""
-    return type(layer) in (nn.Linear, Linear) and layer.bias is None and not _is_listened_to(layer)
+    return is_product(layer) and layer.bias is None
+
+
+def is_product(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether calling the layer is a product with its weight, and its bias, and nothing more."""
+    return type(layer) in (nn.Linear, Linear) and not _is_listened_to(layer)
 
 
 def _is_listened_to(layer: nn.Module) -> bool:

@@ -39,14 +39,17 @@ class _RMSNorm(torch.autograd.Function):
         return (x * scale.to(x.dtype)).mul_(weight.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (grad,) = grads
         x, weight, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         normed = x * scale.to(x.dtype)
-        grad_weight = (grad * normed).flatten(0, -2).sum(0, dtype=scale.dtype)  # many rows: not in bf16
+        grad_weight = None
+        if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+            many = (grad * normed).flatten(0, -2)
+            grad_weight = many.sum(0, dtype=scale.dtype).to(weight.dtype)  # not in bf16
         grad_normed = grad * weight.to(x.dtype)
         mean = (grad_normed * normed).mean(-1, keepdim=True)  # (…, 1)
-        return grad_normed.addcmul_(normed, mean, value=-1).mul_(scale.to(x.dtype)), grad_weight.to(weight.dtype), None
+        return grad_normed.addcmul_(normed, mean, value=-1).mul_(scale.to(x.dtype)), grad_weight, None
 
 
 def fused(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:

@@ -21,21 +21,18 @@ import torch
 from torch import Tensor
 
 from vesalius.core.errors import nearest
+from vesalius.kernels.frozen_product import by_rows, frozen_product
 from vesalius.kernels.native.interface import ISAS, functions, isa_name, threads
 from vesalius.kernels.packing import PackedMatrix, pack
 
 __all__ = ["IMPLS", "PackedMatrix", "pack", "quantised_matmul", "quantised_top_k", "reference"]
 
-ROWS_AT_ONCE = 1024  # rows of the matrix that are float32 at one time
 PANEL = 8  # activation rows that the native top-k takes at a time
 
 
 def reference(x: Tensor, matrix: PackedMatrix) -> Tensor:
     """x (…, columns) any float dtype -> (…, rows) float32."""
-    x32 = x.float()
-    rows = range(0, matrix.rows, ROWS_AT_ONCE)
-    parts = [x32 @ matrix.dequantise(first, min(matrix.rows, first + ROWS_AT_ONCE)).T for first in rows]
-    return torch.cat(parts, -1) if parts else x32.new_zeros(*x.shape[:-1], 0)
+    return by_rows(x.float(), matrix)
 
 
 def by_torch(x: Tensor, matrix: PackedMatrix) -> Tensor:
@@ -84,7 +81,7 @@ def quantised_matmul(x: Tensor, matrix: PackedMatrix, impl: str | None = None) -
     if impl is None and not (x.requires_grad and torch.is_grad_enabled()):
         # The way of every decoding step: nothing to look up, nothing to record.
         return native(x, matrix) if matrix.tiles is not None else by_torch(x, matrix)
-    return _Product.apply(x, matrix, _implementation(matrix, impl))
+    return frozen_product(x, matrix, _implementation(matrix, impl))
 
 
 def quantised_top_k(x: Tensor, matrix: PackedMatrix, k: int, impl: str | None = None) -> tuple[Tensor, Tensor]:
@@ -110,30 +107,6 @@ def quantised_top_k(x: Tensor, matrix: PackedMatrix, k: int, impl: str | None = 
             ctypes.byref(struct), some.data_ptr(), matrix.columns, len(some), k, *addresses, threads(), isa
         )
     return values.view(*x.shape[:-1], k), ids.view(*x.shape[:-1], k)
-
-
-class _Product(torch.autograd.Function):
-    """Forward by any implementation; backward by the dequantised matrix, some rows at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        matrix: PackedMatrix,
-        implementation: Callable[[Tensor, PackedMatrix], Tensor],
-    ) -> Tensor:
-        ctx.matrix, ctx.dtype = matrix, x.dtype  # type: ignore[attr-defined]
-        return implementation(x, matrix)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = grads
-        matrix: PackedMatrix = ctx.matrix  # type: ignore[attr-defined]
-        total = grad.new_zeros(*grad.shape[:-1], matrix.columns)
-        for first in range(0, matrix.rows, ROWS_AT_ONCE):
-            last = min(matrix.rows, first + ROWS_AT_ONCE)
-            total += grad[..., first:last] @ matrix.dequantise(first, last)
-        return total.to(ctx.dtype), None, None  # type: ignore[attr-defined]
 
 
 def _implementation(matrix: PackedMatrix, impl: str | None) -> Callable[[Tensor, PackedMatrix], Tensor]:

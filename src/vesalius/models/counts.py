@@ -223,7 +223,7 @@ def _saved_by_attention(config: ModelConfig, context: int) -> int:
     heads = c.num_attention_heads + c.num_key_value_heads
     before_qk_norm = {"none": 0, "head": q + kv + heads, "full": q + kv + 2}[c.qk_norm]
     if context <= SHORT and c.position != "alibi" and not c.attn_logit_softcapping and not c.attention_sinks:
-        return before_qk_norm + 4 * q + c.num_attention_heads * weights_kept(context)  # k and v as wide as q
+        return before_qk_norm + 2 * q + 2 * kv + c.num_attention_heads * weights_kept(context)
     return before_qk_norm + 2 * q + 2 * kv + c.num_attention_heads  # q, the output, k, v, log-sum-exp
 
 

@@ -16,6 +16,7 @@ import torch
 
 from vesalius.adapt.merging import fold
 from vesalius.adapt.switch import is_adapted
+from vesalius.compress.nf4_linear import install_nf4
 from vesalius.data.documents import read_documents
 from vesalius.data.shard_writing import write_shards
 from vesalius.data.shards import read_index
@@ -41,8 +42,11 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        trains = life.recipe.tuning is not None
-        opened = open_start(section.start, life.display.say) if trains else open_model(section.start)
+        trains, adapter = life.recipe.tuning is not None, life.recipe.adapter
+        if adapter is not None and adapter.quantise and not life.recipe.train:
+            opened = open_packed(section.start)
+        else:
+            opened = open_start(section.start, life.display.say) if trains else open_model(section.start)
         life.model, life.tokenizer = opened
     else:
         life.tokenizer = learn_tokenizer(life)
@@ -67,6 +71,15 @@ def open_start(reference: str, say: Callable[[str], None]) -> tuple[Transformer,
     elif is_adapted(model):
         fold(model)
     return model.requires_grad_(True), tokenizer
+
+
+def open_packed(reference: str) -> tuple[Transformer, Tokenizer]:
+    """The same in four bits, to put an adapter around: no more weights than before are floats at any time."""
+    model, tokenizer = open_model(reference)
+    if is_adapted(model):
+        fold(model)
+    install_nf4(model)
+    return model, tokenizer
 
 
 def learn_tokenizer(life: Life) -> Tokenizer:

@@ -1,5 +1,6 @@
 """The training stages: pretraining on text, tuning on conversations. Both are the one loop with other batches."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -32,6 +33,7 @@ from vesalius.train.loop import fit
 from vesalius.train.objectives import NextToken, Objective
 from vesalius.train.optim.build import build_optimizer
 from vesalius.train.precision import Precision
+from vesalius.train.recompute import recomputed
 from vesalius.train.schedules import build_schedule
 from vesalius.train.training import BatchSource, Callback, TrainingBatch
 
@@ -141,7 +143,7 @@ def train_module(
         life.display.training(stage),
     ]
     optimizer, schedule = build_optimizer(module, config), build_schedule(config)
-    with life.timed(stage):
+    with life.timed(stage), recomputed(module) if config.recompute else contextlib.nullcontext():
         result = fit(module, batches, objective, optimizer, schedule, callbacks, config=config)
     if result.stopped == "interrupted":
         raise Interrupted(f"stopped in {stage} after step {result.step}; everything is kept")

@@ -74,6 +74,7 @@ class TrainConfig(Section):
     batch_tokens: Count = 4096
     context: Count = 256
     micro_batch_rows: Count | None = None  # rows that go through the model at once; None: the whole batch
+    recompute: bool = False  # activations a second time in the backward pass: less memory, a third more time
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
 

@@ -19,7 +19,8 @@ from vesalius.kernels.linear import linear
 CHUNK_BYTES = 8 * 2**20
 """Of logits at once: small enough for the allocator to give the same memory again, large enough for the products."""
 
-MIN_ROWS = 64
+MIN_ROWS = 128
+"""Below that a product waits for the weight, which is read once for each chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)

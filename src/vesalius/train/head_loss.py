@@ -33,7 +33,9 @@ def head_cross_entropy(
 
     The same two as `objectives.cross_entropy` gives for the logits: the loss, and without gradient -log p(target).
     """
-    return _HeadLoss.apply(head_input(hidden.flatten(0, -2)), weight, targets.flatten(), settings)
+    wanted = (targets.flatten() != IGNORE).nonzero().squeeze(1)  # (N,)
+    x = hidden.flatten(0, -2).index_select(0, wanted)  # (N, D)
+    return _HeadLoss.apply(head_input(x), weight, targets.flatten().index_select(0, wanted), settings)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -46,13 +48,11 @@ class _HeadLoss(torch.autograd.Function):
         matrix = weight.to(x.dtype)
         grad_x = torch.empty_like(x) if wants_x else None
         grad_weight = torch.zeros_like(weight) if wants_weight else None
-        wanted = targets != IGNORE
-        share = wanted / wanted.sum().clamp(min=1)  # (N,) mean over the targets
-        loss = plain = torch.zeros((), device=x.device)
+        loss, plain = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
         for part in chunks(len(x), weight.shape[0]):
             logits = head_logits(x[part], matrix, settings)  # (rows, V)
             slope = head_slope(logits, settings)
-            part_loss, part_plain, gradient = _loss(logits, targets[part], share[part], settings)
+            part_loss, part_plain, gradient = _loss(logits, targets[part], 1 / len(x), settings)
             loss, plain = loss + part_loss, plain + part_plain
             gradient = (gradient if slope is None else gradient.mul_(slope)).to(x.dtype)
             if grad_x is not None:
@@ -70,26 +70,27 @@ class _HeadLoss(torch.autograd.Function):
         return (*(None if g is None else g * grad.to(g.dtype) for g in (grad_x, grad_weight)), None, None)
 
 
-def _loss(logits: Tensor, targets: Tensor, share: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """logits (rows, V), targets and share (rows,) -> the loss, the plain loss, and ∂loss/∂logits (rows, V).
+def _loss(logits: Tensor, targets: Tensor, share: float, settings: LossSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """logits (rows, V), targets (rows,), what each weighs -> the loss, the plain loss, and ∂loss/∂logits (rows, V).
 
-    share · (p·(1 + 2·z_loss·log Z) - (1 - ε)·onehot - ε/V), written over the log-probabilities.
+    share · (p·(1 + 2·z_loss·log Z) - (1 - ε)·onehot - ε/V), written over the logits.
     """
     smoothing, z_loss = settings.label_smoothing, settings.z_loss
-    index = targets.clamp(min=0)[:, None]  # (rows, 1)
-    log_p = logits.log_softmax(-1)
-    chosen = log_p.gather(1, index)[:, 0]
-    plain = -(share * chosen).sum()
+    index = targets[:, None]  # (rows, 1)
+    chosen = logits.gather(1, index)[:, 0]
+    mean = logits.mean(-1) if smoothing else chosen
+    largest = logits.amax(-1, keepdim=True)
+    exponentials = logits.sub_(largest).exp_()
+    total = exponentials.sum(-1)
+    log_z = total.log() + largest[:, 0]
+    plain = share * (log_z - chosen).sum()
     loss = plain
     if smoothing:
-        loss = (1 - smoothing) * loss - smoothing * (share * log_p.mean(-1)).sum()
-    factor = share
+        loss = (1 - smoothing) * loss + smoothing * share * (log_z - mean).sum()
     if z_loss:
-        log_z = logits.gather(1, index)[:, 0] - chosen  # logit = log p + log Z, at any token
-        loss = loss + z_loss * (share * log_z.square()).sum()
-        factor = share * (1 + 2 * z_loss * log_z)
-    gradient = log_p.exp_().mul_(factor[:, None])
-    gradient.scatter_add_(1, index, -(1 - smoothing) * share[:, None])
+        loss = loss + z_loss * share * log_z.square().sum()
+    gradient = exponentials.mul_((share * (1 + 2 * z_loss * log_z) / total)[:, None])
+    gradient.scatter_add_(1, index, gradient.new_full(index.shape, -(1 - smoothing) * share))
     if smoothing:
-        gradient.sub_(share[:, None], alpha=smoothing / logits.shape[-1])
+        gradient.sub_(smoothing * share / logits.shape[-1])
     return loss, plain, gradient

@@ -3,7 +3,8 @@
     lora, dora     changes of low rank        ia3            scales          prompt, prefix  virtual tokens
     bottleneck     small networks behind      freeze         a part of the model itself
 
-Settings are those of the kind's config in `adapt`, by their names; one that another kind has is an error.
+Settings are those of the kind's config in `adapt`, by their names; one that another kind has is an error. With
+`quantise = "nf4"` the frozen model's linear layers are kept in four bits meanwhile (QLoRA, compress/nf4_linear).
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from vesalius.adapt.ia3 import IA3Config, add_ia3
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.adapt.prefix import PrefixConfig, add_prefix
 from vesalius.adapt.prompt import PromptConfig, add_prompt
+from vesalius.compress.nf4_linear import install_nf4
 from vesalius.core.errors import nearest
 from vesalius.core.recipes import Section
 from vesalius.models.transformer import Transformer
@@ -45,6 +47,7 @@ class AdapterSection(Section):
 
     kind: Literal["lora", "dora", "ia3", "bottleneck", "prompt", "prefix", "freeze"] = "lora"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    quantise: Literal["nf4"] | None = None
     lora_r: int | None = None
     lora_alpha: float | None = None
     lora_dropout: float | None = None
@@ -65,18 +68,22 @@ class AdapterSection(Section):
         for name in self.given:
             if name not in SETTINGS[self.kind]:
                 raise ValueError(f"{name} is no setting of {self.kind}, {nearest(name, SETTINGS[self.kind])}")
+        if self.quantise and self.kind == "freeze":
+            raise ValueError("quantise freezes what freeze would train: leave one of them out")
         CONFIGS[self.kind](**self.given)
         return self
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings as the kind's config takes them."""
-        values = {name: value for name, value in self if name not in ("kind", "seed") and value is not None}
+        values = {name: value for name, value in self if name not in ("kind", "seed", "quantise") and value is not None}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     def apply(self, model: Transformer) -> None:
         """Puts the adapter around the model, or freezes a part of it, in place. UserError where the model has no such
         layers."""
+        if self.quantise:
+            install_nf4(model)
         APPLY[self.kind](model, CONFIGS[self.kind](**self.given), self.seed)
 
 
