@@ -16,10 +16,15 @@ from vesalius.models.transformer import Transformer
 
 TOKENS = torch.arange(48).view(2, 24)
 
+LORAS = {
+    "lora": LoraConfig(lora_r=4),
+    "rslora": LoraConfig(lora_r=4, lora_alpha=8, use_rslora=True),
+    "dora": LoraConfig(lora_r=4, use_dora=True),
+}
 KINDS = {
-    "lora": lambda model, name, seed: add_lora(model, LoraConfig(lora_r=4), name, seed=seed),
-    "rslora": lambda model, name, seed: add_lora(model, LoraConfig(lora_r=4, use_rslora=True), name, seed=seed),
-    "dora": lambda model, name, seed: add_lora(model, LoraConfig(lora_r=4, use_dora=True), name, seed=seed),
+    "lora": lambda model, name, seed: add_lora(model, LORAS["lora"], name, seed=seed),
+    "rslora": lambda model, name, seed: add_lora(model, LORAS["rslora"], name, seed=seed),
+    "dora": lambda model, name, seed: add_lora(model, LORAS["dora"], name, seed=seed),
     "ia3": lambda model, name, seed: add_ia3(model, IA3Config(), name),
     "bottleneck": lambda model, name, seed: add_bottleneck(model, BottleneckConfig(bottleneck_size=8), name, seed=seed),
     "prompt": lambda model, name, seed: add_prompt(model, PromptConfig(num_virtual_tokens=3), name, seed=seed),

@@ -9,6 +9,8 @@ from engine_models import tiny_model
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.adapt.switch import adapter_names, by_row, disabled, is_adapted, remove, switch
 from vesalius.core.errors import UserError
+from vesalius.infer.engine import Engine
+from vesalius.infer.params import SamplingParams
 from vesalius.kernels.linear import linear, linears
 
 
@@ -124,6 +126,15 @@ def test_each_token_of_a_row_may_use_its_own_adapter():
     for place, name in enumerate(names):
         switch(model, *[name] if name else [])
         torch.testing.assert_close(together[:, place], layer(x[:, place]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["grouped", "latent"])
+def test_an_engine_writes_what_the_whole_model_says(model):
+    """Latent attention reads the weight of a layer over a cache: that of the adapted one has the adapter in it."""
+    made = adapted("one", model=model)
+    engine = Engine(made, [])
+    ids = engine.run(engine.add([5, 9, 17], SamplingParams(max_tokens=8))[0]).ids
+    assert logits(made, torch.tensor([[5, 9, 17, *ids]]))[0, 2:-1].argmax(-1).tolist() == ids
 
 
 def test_rows_that_were_not_chosen_for_are_refused():

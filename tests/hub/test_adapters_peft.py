@@ -6,7 +6,7 @@ import torch
 from engine_models import SIZES
 from gguf_models import TOKENIZER
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, Phi3Config
 
 from vesalius.adapt.ia3 import IA3Config, add_ia3
 from vesalius.adapt.lora import LoraConfig, add_lora
@@ -14,7 +14,8 @@ from vesalius.adapt.prefix import PrefixConfig, add_prefix
 from vesalius.adapt.prompt import PromptConfig, add_prompt
 from vesalius.adapt.switch import holders
 from vesalius.hub.adapters import load_adapter, save_adapter
-from vesalius.hub.directory import open_model, save_model
+from vesalius.hub.directory import save_model
+from vesalius.hub.open import open_model
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 
@@ -148,3 +149,28 @@ def test_gradients_of_every_parameter_are_those_of_peft(kind, base, tmp_path):
     for name, gradient in found.items():
         theirs_too = expected.get(f"{name}.weight", expected.get(name))
         torch.testing.assert_close(gradient, theirs_too.view_as(gradient), rtol=0, atol=1e-5)
+
+
+FUSED = {
+    "phi3": (Phi3Config, {"num_key_value_heads": 2, "pad_token_id": 0}, ["qkv_proj", "o_proj", "gate_up_proj"]),
+    "gpt_neox": (GPTNeoXConfig, {}, ["query_key_value", "dense_h_to_4h"]),
+    "gpt2": (GPT2Config, {"n_positions": 64}, ["c_attn", "c_fc"]),
+}
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_a_change_of_fused_projections_is_cut_into_ours(family, tmp_path):
+    """These families keep one matrix where we have several; A is shared, and each has its rows of B."""
+    kind, sizes, targets = FUSED[family]
+    names = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = kind(vocab_size=TOKENIZER.vocab_size, **names, **sizes)
+    theirs = AutoModelForCausalLM.from_config(config).eval()
+    theirs.save_pretrained(tmp_path / "base")
+    TOKENIZER.save(tmp_path / "base")
+    lora = peft.LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2")
+    theirs = peft.get_peft_model(theirs, lora).eval()
+    stir(theirs)
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours, _ = open_model(tmp_path / "base", adapter=tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(ours(batch()), their_logits(theirs, batch()), rtol=0, atol=1e-5)

@@ -117,3 +117,12 @@ def test_errors_can_name_what_a_checkpoint_calls_a_tensor():
     assert names.published_name("l.1.k", CONFIG) == "1.qkv"
     assert names.published_name("0.experts", CONFIG) == "0.e.0.w"
     assert names.published_name("model.norm.weight", CONFIG) == "model.norm.weight"
+
+
+def test_one_published_tensor_is_cut_into_ours():
+    names = WeightMap(rules=(fused_rows("{}.qkv", QKV, qkv_rows), rename("a", "b")))
+    thin = torch.arange(32.0).view(16, 2)  # has the rows of the weight, as a change of low rank has
+    parts = names.cut("1.qkv", thin, CONFIG)
+    assert list(parts) == ["l.1.q", "l.1.k", "l.1.v"]
+    assert torch.equal(torch.cat(list(parts.values())), thin)
+    assert names.cut("c", thin, CONFIG) == {}

@@ -1,9 +1,11 @@
 """Tuning an adapter by a recipe: what a run keeps, that it goes on after a kill, and that what it wrote opens."""
 
+import json
+
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import called
+from tiny import called, vesalius
 
 import vesalius as vs
 from vesalius.core.errors import UserError, VesaliusError
@@ -118,3 +120,17 @@ def test_unknown_layers_end_the_run_and_leave_no_trace(tiny_run, tmp_path):
     assert done.returncode == 2
     assert "no linear layer of the model is called 'q_porj', did you mean 'q_proj'?" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_may_have_an_adapter_around_its_model(tiny_run, tmp_path):
+    recipe = adapter_recipe(tmp_path, tiny_run, tiny_run.parent / "texts", steps=2)
+    assert called("run", recipe, "--out", tmp_path / "out").returncode == 0
+    asked = ("--max-tokens", 5, "--temperature", 0, "--json")
+    answers = [
+        json.loads(vesalius("chat", *names, *asked, stdin="What is 3?\n").stdout)["text"]
+        for names in ((tiny_run, "--adapter", tmp_path / "out"), (tmp_path / "out",))
+    ]
+    assert answers[0] == answers[1]
+    refused = vesalius("chat", tiny_run, "--adapter", tiny_run, stdin="")
+    assert refused.returncode == 2
+    assert "holds no adapter: give a directory with adapter_config.json" in refused.stderr

@@ -5,10 +5,10 @@ into theirs: they share A, and each has its rows of B. Every setting that would 
 than it does here is refused.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from vesalius.adapt.switch import add
 from vesalius.adapt.targets import LinearLayer, linear_layers
 from vesalius.adapt.virtual_tokens import add_virtual, next_id
 from vesalius.core.errors import UserError, nearest
-from vesalius.models.families import family_of, write_config
+from vesalius.models.families import FAMILIES
 from vesalius.models.layers import ACTIVATIONS
 from vesalius.models.transformer import Transformer
 
@@ -140,33 +140,42 @@ def _ours(layers: Layers, model: Transformer) -> Layers:
 
 
 def _cut(name: str, parts: Tensors, model: Transformer, known: Collection[str]) -> Layers:
-    """A layer of the published model as those of ours that are its rows."""
+    """A layer of the published model as those of ours that are its rows, by the first family that knows it: a config
+    may be said by several families, and does not tell which one it came from."""
     if parts.keys() == {"lora_A.weight", "lora_B.weight"}:
-        names = family_of(write_config(model.config)).weights
         first, second = parts["lora_A.weight"], parts["lora_B.weight"]
-        for oriented in (second, second.mT):  # GPT-2 keeps its matrices as (in, out)
+        ways = ((family.weights, side) for family in FAMILIES.values() for side in (second, second.mT))
+        for names, oriented in ways:  # GPT-2 keeps its matrices as (in, out)
             try:
-                rows = names.to_ours({f"{name}.weight": oriented}, model.config)
+                rows = names.cut(f"{name}.weight", oriented, model.config)
             except UserError:
                 continue
             ours = {theirs.removesuffix(".weight"): part for theirs, part in rows.items()}
-            if ours.keys() <= set(known) and all(part.shape[-1] == len(first) for part in ours.values()):
+            if ours and ours.keys() <= set(known) and all(part.shape[-1] == len(first) for part in ours.values()):
                 return {layer: {"lora_A.weight": first, "lora_B.weight": part} for layer, part in ours.items()}
-    raise UserError(f"it changes {name!r:.120}, {nearest(name, known)}: it belongs to another model")
+    raise UserError(f"it belongs to another model: it changes {name!r:.120}, {nearest(name, known)}")
 
 
 def _alpha(settings: Settings, layer: str) -> float:
     """PEFT's patterns are regular expressions for the end of a name."""
     for pattern, alpha in (settings.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if _is_matched(rf"(.*\.)?({pattern})", layer):
             return float(alpha)
     return float(settings["lora_alpha"])
 
 
 def _is_one_of(layer: str, names: str | Sequence[str]) -> bool:
     if isinstance(names, str):
-        return re.fullmatch(names, layer) is not None
+        return _is_matched(names, layer)
     return any(layer == name or layer.endswith(f".{name}") for name in names)
+
+
+def _is_matched(pattern: str, layer: str) -> bool:
+    """UserError for an expression of the file that is none, or takes forever."""
+    try:
+        return regex.fullmatch(pattern, layer, timeout=1.0) is not None
+    except (regex.error, TimeoutError) as error:
+        raise UserError(f"{pattern!r:.80} is no expression for names of layers ({error})") from error
 
 
 def _exactly(layer: str, given: Tensors, parts: set[str]) -> Tensors:

@@ -76,6 +76,14 @@ class WeightMap:
         pairs = [(rule.join, mine, theirs) for rule in self.rules for theirs, mine in rule.names(config)]
         return _turned(ours, pairs, config)
 
+    def cut(self, name: str, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+        """One published tensor, or one with rows like it, as ours; nothing where no rule takes it alone."""
+        for rule in self.rules:
+            for theirs, ours in rule.names(config):
+                if theirs == [name]:
+                    return dict(zip(ours, _apply(rule.split, theirs, {name: tensor}, config), strict=True))
+        return {}
+
     def published_name(self, name: str, config: ModelConfig) -> str:
         """What a checkpoint calls our tensor `name`, or the tensor that it is part of."""
         for rule in self.rules:
