@@ -62,8 +62,8 @@ class Preference:
         metrics = pair_metrics(pairs, self.numbers.beta)
         weight = self.row.sft_weight if self.sft_weight is None else self.sft_weight
         if weight:
-            metrics["nll"] = -pairs.chosen.sum() / pairs.chosen_length.sum()
-            loss = loss + weight * metrics["nll"]
+            nll = -pairs.chosen.sum() / pairs.chosen_length.sum()
+            loss, metrics["nll"] = loss + weight * nll, nll.detach()
         return loss, metrics
 
     def _reference(self, model: Transformer, batch: AnswerBatch) -> Tensor:

@@ -22,7 +22,6 @@ from vesalius.hub.directory import save_model
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.preference import DpoSection, PreferenceSection
 from vesalius.pipeline.training import (
-    QUICK_VALIDATION_TOKENS,
     autocast_of,
     mean_metrics,
     throughput,
@@ -31,6 +30,9 @@ from vesalius.pipeline.training import (
 from vesalius.train.callbacks import Validation
 from vesalius.train.objectives import Objective
 from vesalius.train.training import BatchSource, TrainingBatch
+
+QUICK_TOKENS = 8192
+"""What the curve of a run is measured on; the stage's result is measured on all that is held out."""
 
 T = TypeVar("T")
 
@@ -139,7 +141,7 @@ def _learn(
     if "before" not in life.results(stage):
         with life.timed("eval"), life.display.stage("measuring held-out preferences"):
             life.add(stage, **facts, before=measure(measured))
-    quick = list(islice(measured, max(1, QUICK_VALIDATION_TOKENS // section.batch_tokens)))
+    quick = list(islice(measured, max(1, QUICK_TOKENS // section.batch_tokens)))
     watchers = [Validation(section.validate_every, lambda _: measure(quick)), throughput(life, model, section)]
     train_module(life, stage, section, model, batches, objective, watchers)
     save_model(life.run.model, model.eval(), tokenizer)

@@ -20,7 +20,7 @@ class PreferenceSection(TrainConfig):
     """
 
     beta: Positive = 0.1
-    measured: Count = 500
+    measured: Count = 300
     sampled: Annotated[int, Field(ge=0)] = 64
     sampled_tokens: Count = 64
 
