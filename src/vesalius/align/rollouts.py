@@ -23,17 +23,18 @@ import torch
 
 from vesalius.align.credit import Credit
 from vesalius.align.episodes import Episode, Sampler, seed_of
-from vesalius.align.groups import Group, Task, lay_out, overlong_cost, summary
+from vesalius.align.groups import Group, lay_out, overlong_cost, summary
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
+from vesalius.data.task import Task
 from vesalius.train.training import Callback, Training
 
 Overlong = Literal["keep", "mask", "punish"]
 
 
-Reward = Callable[[Any, list[str]], list[float]]
-"""A task and the answers of its group -> what each is worth."""
+Judge = Callable[[Sequence[Task], Sequence[str]], Sequence[float]]
+"""Tasks, and an answer to each -> what each answer is worth. All answers of a rollout come at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,9 @@ class Rollouts:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], sampler: Sampler, reward: Reward, credit: Credit, plan: RolloutPlan
+        self, tasks: Sequence[Task], sampler: Sampler, judge: Judge, credit: Credit, plan: RolloutPlan
     ) -> None:
-        self.sampler, self.reward, self.credit, self.plan = sampler, reward, credit, plan
+        self.sampler, self.judge, self.credit, self.plan = sampler, judge, credit, plan
         self.dropped: list[str] = []
         self._tasks = [task for task in tasks if self._fits(task)]
         if not self._tasks:
@@ -156,15 +157,17 @@ class Rollouts:
         self._taken += count
         tasks = [self._task(place) for place in places]
         prompts, seeds = [task.messages for task in tasks], [seed_of(self.plan.seed, place) for place in places]
-        groups = self.sampler.sample(prompts, self.plan.group, seeds)
-        return [
-            Group(task, episodes, self._judged(task, episodes)) for task, episodes in zip(tasks, groups, strict=True)
-        ]
+        sampled = self.sampler.sample(prompts, self.plan.group, seeds)
+        rewards = iter(
+            self._judged([(task, episode) for task, row in zip(tasks, sampled, strict=True) for episode in row])
+        )
+        return [Group(task, row, [next(rewards) for _ in row]) for task, row in zip(tasks, sampled, strict=True)]
 
-    def _judged(self, task: Task, episodes: list[Episode]) -> list[float]:
-        rewards = [float(value) for value in self.reward(task, [episode.answer for episode in episodes])]
-        if len(rewards) != len(episodes) or not np.isfinite(rewards).all():
-            raise ValueError(f"the reward gave {rewards} for {len(episodes)} answers to {task.name}")
+    def _judged(self, pairs: list[tuple[Task, Episode]]) -> list[float]:
+        tasks, answers = [task for task, _ in pairs], [episode.answer for _, episode in pairs]
+        rewards = [float(value) for value in self.judge(tasks, answers)]
+        if len(rewards) != len(pairs) or not np.isfinite(rewards).all():
+            raise ValueError(f"the judge gave {len(rewards)} rewards for {len(pairs)} answers, or some are not finite")
         return rewards
 
     def _task(self, place: int) -> Task:

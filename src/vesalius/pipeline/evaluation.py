@@ -32,7 +32,7 @@ def evaluate(life: Life) -> None:
 
 def describe_model(life: Life) -> None:
     """Records sizes and costs, from the config alone: before training, so that an interrupted run has them too."""
-    (model, _), training = life.made, life.recipe.train or life.recipe.sft
+    (model, _), training = life.made, life.recipe.tuning
     if training is None:
         return
     config, context = model.config, training.context

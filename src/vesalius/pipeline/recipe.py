@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [sft] → [grpo] → [ppo] → [heads] → [eval]
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -17,6 +17,7 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
+from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
 from vesalius.train.config import TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,11 +25,12 @@ Count = Annotated[int, Field(ge=1)]
 
 class DataSection(Section):
     """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations likewise, or
-    `questions:python`.
+    `questions:python`; tasks that a program can check likewise, or `tasks:arithmetic` and its kin.
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    tasks: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -95,6 +97,8 @@ class Recipe(Section):
     model: ModelSection
     train: TrainConfig | None = None
     sft: TrainConfig | None = None
+    grpo: GrpoSection | None = None
+    ppo: PpoSection | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
 
@@ -106,10 +110,13 @@ class Recipe(Section):
         if isinstance(values.get("model"), str):
             values["model"] = {"start": values["model"]}
         if isinstance(data := values.get("data"), str | list):
-            values["data"] = {
-                "text" if "train" in values else "conversations": [data] if isinstance(data, str) else data
-            }
+            values["data"] = {_kind_of_data(values): [data] if isinstance(data, str) else data}
         return values
+
+    @property
+    def tuning(self) -> TrainConfig | None:
+        """The first stage that changes the model's weights; None where it stays as it is."""
+        return self.train or self.sft or self.grpo or self.ppo
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -117,6 +124,8 @@ class Recipe(Section):
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
         if self.sft and not self.data.conversations:
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if (self.grpo or self.ppo) and not self.data.tasks:
+            raise ValueError("[grpo] and [ppo] need data.tasks: tasks:arithmetic, or files of prompts and answers")
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):
@@ -124,6 +133,12 @@ class Recipe(Section):
         if self.model.start is not None and self.tokenizer:
             raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
         return self
+
+
+def _kind_of_data(values: dict[str, Any]) -> str:
+    """What the first stage of a recipe eats."""
+    first = next((stage for stage in ("train", "sft", "grpo", "ppo") if stage in values), "sft")
+    return {"train": "text", "grpo": "tasks", "ppo": "tasks"}.get(first, "conversations")
 
 
 def shipped_recipes() -> dict[str, Path]:

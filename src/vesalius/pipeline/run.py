@@ -13,6 +13,7 @@ from vesalius.core.recipes import build_recipe, dump_recipe
 from vesalius.core.run_directory import RunDirectory
 from vesalius.data.conversations import read_conversations
 from vesalius.data.documents import read_documents
+from vesalius.data.tasks import read_tasks
 from vesalius.hub.open import model_path
 from vesalius.pipeline.life import Display, Life
 from vesalius.pipeline.recipe import Recipe
@@ -54,6 +55,8 @@ def _check_names(recipe: Recipe) -> None:
         read_documents(recipe.data.text)
     if recipe.data.conversations:
         read_conversations(recipe.data.conversations)
+    if recipe.data.tasks:
+        read_tasks(recipe.data.tasks)
     if recipe.model.start is not None:
         model_path(recipe.model.start)
 

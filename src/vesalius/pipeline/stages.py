@@ -1,7 +1,7 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [sft] → [heads] → [eval]
+    text → tokenizer → shards → [train] → [sft] → [grpo] → [ppo] → [heads] → [eval]
 
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
@@ -20,6 +20,7 @@ from vesalius.models.transformer import Transformer
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
+from vesalius.pipeline.policy import train_grpo, train_ppo
 from vesalius.pipeline.training import pretrain, tune
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        frozen = not (life.recipe.train or life.recipe.sft)
+        frozen = life.recipe.tuning is None
         life.model, life.tokenizer = open_model(section.start) if frozen else open_start(section.start)
     else:
         life.tokenizer = learn_tokenizer(life)
@@ -99,4 +100,14 @@ def encode(life: Life) -> None:
     )
 
 
-STAGES: tuple[Callable[[Life], None], ...] = (prepare, encode, pretrain, sample_base, tune, train_heads, evaluate)
+STAGES: tuple[Callable[[Life], None], ...] = (
+    prepare,
+    encode,
+    pretrain,
+    sample_base,
+    tune,
+    train_grpo,
+    train_ppo,
+    train_heads,
+    evaluate,
+)

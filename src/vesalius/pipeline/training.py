@@ -44,7 +44,7 @@ def pretrain(life: Life) -> None:
         return
     train, validation = (TokenShards(life.run.data, side, tokenizer) for side in ("train", "validation"))
     loader = PackedLoader(train, batch_rows=config.batch_rows, context=config.context, seed=config.seed)
-    dtype = _autocast(life, config)
+    dtype = autocast(life, config)
 
     def quick(model: nn.Module) -> Mapping[str, float]:
         limit = QUICK_VALIDATION_TOKENS
@@ -74,7 +74,7 @@ def tune(life: Life) -> None:
     if life.recipe.train is not None and "after_sft" not in life.results("bits_per_byte"):
         with life.timed("eval"), life.display.stage("measuring bits per byte"):
             shards = TokenShards(life.run.data, "validation", tokenizer)
-            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=_autocast(life, config))
+            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=autocast(life, config))
         life.add("bits_per_byte", after_sft=whole["bits_per_byte"])
 
 
@@ -86,7 +86,7 @@ def _loss_on(conversations: list[Conversation], life: Life, config: TrainConfig)
         conversations, life.made[1], batch_rows=config.batch_rows, context=config.context, seed=config.seed
     )
     fixed = [next(source) for _ in range(max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens))]
-    return lambda model: {"loss": mean_loss(model, fixed, _autocast(life, config))}
+    return lambda model: {"loss": mean_loss(model, fixed, autocast(life, config))}
 
 
 def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversation]]:
@@ -161,11 +161,11 @@ def train_module(
 
 def throughput(life: Life, model: Transformer, config: TrainConfig) -> Callback:
     """MFU against the rate that this machine reached in the precision of the training."""
-    peak = life.rates.float32 if _autocast(life, config) is None else life.rates.bfloat16
+    peak = life.rates.float32 if autocast(life, config) is None else life.rates.bfloat16
     return Throughput(3 * count_flops(model.config, config.context).total, peak)
 
 
-def _autocast(life: Life, config: TrainConfig) -> torch.dtype | None:
+def autocast(life: Life, config: TrainConfig) -> torch.dtype | None:
     precision = Precision.choose(config.precision, life.device)
     return None if precision.name == "float32" else precision.dtype
 
