@@ -138,7 +138,10 @@ def test_recipes_lists_what_is_shipped_and_all_are_valid():
     from vesalius.pipeline.recipe import find_recipe
 
     names = json.loads(vesalius("recipes", "--json").stdout)
-    assert names.keys() == {"quickstart", "pretrain", "sft", "heads"}
+    assert names.keys() == {
+        "quickstart", "pretrain", "sft", "heads", "best_of_n", "star", "constitution", "self_rewarding", "reward",
+        "prm", "dpo", "kto", "lora",
+    }  # fmt: skip
     for name in names:
         assert find_recipe(name, [])
 

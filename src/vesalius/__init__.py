@@ -21,14 +21,16 @@ _LAZY = {
 __all__ = [*_LAZY, "load"]
 
 
-def load(path: str, **options: Any) -> "LanguageModel":
-    """Opens a model and its tokenizer: an alias, a hub id, a .gguf file, a Hugging Face or a run directory.
+def load(path: str, *, adapter: str | None = None, **options: Any) -> "LanguageModel":
+    """Opens a model and its tokenizer: an alias, a hub id, a .gguf file, a Hugging Face or a run directory, or the
+    directory of an adapter.
 
-    `options` are those of `EngineOptions`, such as speculation="ngram". UserError that says what is wrong,
-    VesaliusError where it cannot be fetched.
+    `adapter` is the directory of one to put around the model, in PEFT's format, or a run that made one. `options` are
+    those of `EngineOptions`, such as speculation="ngram". UserError that says what is wrong, VesaliusError where it
+    cannot be fetched.
     """
     chosen = importlib.import_module("vesalius.infer.options").EngineOptions(**options)
-    return importlib.import_module("vesalius.infer.language_model").LanguageModel.load(path, chosen)
+    return importlib.import_module("vesalius.infer.language_model").LanguageModel.load(path, chosen, adapter=adapter)
 
 
 def __getattr__(name: str) -> Any:

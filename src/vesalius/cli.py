@@ -143,6 +143,7 @@ def chat(
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that hold this probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="For sampling.")] = None,
     speculation: Speculation = None,
+    adapter: Annotated[str | None, typer.Option(metavar="DIR", help="An adapter to put around the model.")] = None,
     changes: Setting = None,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +160,7 @@ def chat(
     if top_p is not None:
         settings["top_p"] = top_p
     settings = {**settings, **sampling_options(changes or [])}
-    lm = LanguageModel.load(model, EngineOptions(speculation=speculation))
+    lm = LanguageModel.load(model, EngineOptions(speculation=speculation), adapter=adapter)
     chat_loop(lm, system=system, as_json=as_json, **settings)
 
 
@@ -314,10 +315,10 @@ def _run(recipe: "Recipe", out: Path, *, resume: bool) -> None:
     from vesalius.pipeline.run import run_recipe
 
     done = run_recipe(recipe, out, TerminalDisplay(), resume=resume)
-    print(
-        f"\nReport:  {done.report}\nTry it:  vesalius {'chat' if recipe.sft else 'generate'} {out}"
-        + ("" if recipe.sft else ' "Once upon a time"')
-    )
+    print(f"\nReport:  {done.report}")
+    if not (recipe.reward or recipe.prm):  # these score and do not write
+        chats = bool(recipe.answering)
+        print(f"Try it:  vesalius {'chat' if chats else 'generate'} {out}" + ("" if chats else ' "Once upon a time"'))
 
 
 def _first_comment(path: Path) -> str:

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesalius.align.sft import PackedConversations, pack
+from vesalius.align.packing import pack
+from vesalius.align.sft import PackedConversations
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE, Batch
 from vesalius.data.conversation import Conversation
@@ -140,7 +141,7 @@ def test_shapes_and_names_of_a_batch(tokenizer: Tokenizer) -> None:
 def test_an_epoch_has_every_conversation_once(
     buffer: int, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesalius.align.sft.BUFFER", buffer)
+    monkeypatch.setattr("vesalius.align.packing.BUFFER", buffer)
     found = ids_of_one_epoch(source(tokenizer, talks(30), rows=1), tokenizer)
     assert sorted(found) == sorted(encode_chat(tokenizer, talk.messages).ids for talk in talks(30))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vesalius.core.errors import UserError
-from vesalius.data.preferences import read_pairs, read_ratings
+from vesalius.data.preferences import read_pairs, read_ratings, read_scores
 
 
 def user(text: str) -> dict[str, str]:
@@ -152,3 +152,35 @@ def test_a_broken_rating_is_told_with_its_place(row: dict[str, Any], message: st
 def test_an_unknown_name_is_told_at_once() -> None:
     with pytest.raises(UserError, match="did you mean 'pairs:python'"):
         read_pairs(["pairs:pyton"])
+
+
+@pytest.mark.parametrize(("margin", "found"), [(None, 0.0), (1.5, 1.5), ("0.25", 0.25)])
+def test_a_pair_may_say_by_how_much(margin: Any, found: float, tmp_path: Path) -> None:
+    row = {"prompt": "Sum?", "chosen": "3", "rejected": "4", "margin": margin}
+    [pair] = read_pairs([write_lines(tmp_path, row)])
+    assert pair.margin == found
+
+
+def test_scored_answers(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Sum?", "completion": "3", "score": 0.75},
+        {"prompt": DIALOGUE, "completion": [said("4")], "score": "-2"},
+    ]
+    first, second = read_scores([write_lines(tmp_path, *rows)])
+    assert (first.prompt, first.answer, first.score) == ([user("Sum?")], [said("3")], 0.75)
+    assert (second.prompt, second.answer, second.score) == (DIALOGUE, [said("4")], -2.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "completion": "b", "score": "good"}, 'score must be a number, got "good"'),
+        ({"prompt": "a", "completion": "b", "score": True}, "score must be a number, got true"),
+        ({"prompt": "a", "completion": "b", "score": float("nan")}, "score must be a number, got NaN"),
+        ({"prompt": "a", "completion": " ", "score": 1}, "the assistant's answer is empty"),
+        ({"prompt": "a", "completion": "b"}, "has the fields completion, prompt; expected prompt, completion, score"),
+    ],
+)
+def test_a_broken_score_is_told_with_its_place(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"pairs\.jsonl:1.*{message}"):
+        list(read_scores([write_lines(tmp_path, row)]))

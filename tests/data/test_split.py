@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from vesalius.core.errors import UserError
 from vesalius.data import split
 from vesalius.data.document import Document
-from vesalius.data.split import is_validation, split_documents
+from vesalius.data.split import is_validation, split_documents, split_items
 
 
 def documents_of(*texts: str) -> list[Document]:
@@ -66,3 +66,16 @@ def test_no_more_than_a_limit_is_held_in_memory_while_a_side_is_empty(monkeypatc
 def test_a_fraction_outside_0_to_1_is_refused(fraction):
     with pytest.raises(UserError, match="validation_fraction must lie between 0 and 1"):
         split_documents([], fraction)
+
+
+def test_items_of_one_key_stay_on_one_side_in_their_order():
+    items = documents_of(*(str(i % 20) for i in range(60)))
+    train, held_out = split_items(items, 0.3, "documents")
+    assert sorted(train + held_out, key=items.index) == items
+    assert not {item.split_key for item in train} & {item.split_key for item in held_out}
+    assert all(is_validation(item.split_key, 0.3) for item in held_out)
+
+
+def test_nothing_left_to_train_on_is_an_error():
+    with pytest.raises(UserError, match=r"all 1 pairs fell to validation at validation_fraction = 0\.9.*more pairs"):
+        split_items(documents_of("os.path"), 0.9, "pairs")

@@ -190,6 +190,12 @@ def test_a_document_mask_is_causal_and_stays_in_the_document():
     assert mask.int().tolist() == [[expected]]
 
 
+def test_a_document_mask_lets_continuations_share_their_beginning():
+    mask = attention.document_mask(torch.tensor([[0, 1, 2, 3, 2, 0, 0]]))[0, 0]
+    read = [[place for place, visible in enumerate(row) if visible] for row in mask.tolist()]
+    assert read == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [6]]
+
+
 def test_heads_that_do_not_divide_are_refused():
     q, k = leaves((1, 4, 2, 8), (1, 3, 2, 8))
     with pytest.raises(ValueError, match="multiple of key/value heads, got 4 and 3"):

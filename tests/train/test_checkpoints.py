@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.train import checkpoint_files
@@ -121,9 +122,24 @@ def test_what_a_checkpoint_holds(train, tmp_path, tiny_model):
     assert state["run"]["step"] == 2
     assert state["run"]["loader"] == {"index": 2}
     assert {"torch", "numpy", "python"} == set(state["run"]["random"])
-    other = tiny_model(seed=5)
-    checkpoint_files.load_model(other, path / "model.safetensors")
-    assert all(torch.equal(x, y) for x, y in zip(model.parameters(), other.parameters(), strict=True))
+    stored = load_file(path / "model.safetensors")
+    assert stored.keys() == {name for name, _ in model.named_parameters()}
+    assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())
+
+
+def test_frozen_weights_are_not_in_it_and_must_be_the_same_when_the_run_goes_on(train, tmp_path, tiny_model):
+    def partly(seed=0, layer=0):
+        model = tiny_model(seed=seed)
+        model.requires_grad_(False).model.layers[layer].mlp.requires_grad_(True)
+        return model
+
+    whole = train(model=partly(), steps=4)[1].losses
+    crashed(train, tmp_path, model=partly(), step=3, steps=4)
+    stored = load_file(list_checkpoints(tmp_path)[0] / "model.safetensors")
+    assert {name.rsplit(".", 2)[0] for name in stored} == {"model.layers.0.mlp"}
+    with pytest.raises(UserError, match=r"the frozen weights' digest is .* in the checkpoint"):
+        train(Checkpoints(tmp_path), model=partly(seed=1), steps=4)
+    assert train(Checkpoints(tmp_path), model=partly(), steps=4)[1].losses == whole[2:]
 
 
 def test_weights_that_are_not_finite_are_not_saved(train, tmp_path):
@@ -224,9 +240,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(train, small_disk):
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_no_space_at_any_file_keeps_the_last_checkpoint(train, tmp_path, monkeypatch, file):
     """As on a small disk, where none can be mounted: the writers say what the operating system would."""
-    writers = {"model.safetensors": "save_model", "optimizer.safetensors": "save_file"}
 
-    def safetensors_says(*_, **__):
+    def safetensors_says(tensors, path):
+        if path.name != file:
+            return save_file(tensors, path)
         raise checkpoint_files.SafetensorError('I/O error: "No space left on device (os error 28)"')
 
     def python_says(*_, **__):
@@ -234,8 +251,8 @@ def test_no_space_at_any_file_keeps_the_last_checkpoint(train, tmp_path, monkeyp
 
     class Fill(Callback):
         def on_step(self, run, record):
-            if run.step == 2 and file in writers:
-                monkeypatch.setattr(checkpoint_files, writers[file], safetensors_says)
+            if run.step == 2 and file.endswith(".safetensors"):
+                monkeypatch.setattr(checkpoint_files, "save_file", safetensors_says)
             elif run.step == 2:
                 monkeypatch.setattr(Path, "write_text", python_says)
 

@@ -5,19 +5,20 @@ adapted layers of a model hold: either the same for the whole batch (several are
 so that an engine serves many adapters in one step (S-LoRA, arXiv:2311.03285, section 4, without its kernel).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from vesalius.adapt.holder import Holder, Switchboard
 from vesalius.adapt.targets import LinearLayer, weight_of
 from vesalius.kernels.linear import Linear, Wrapped
 
 
 class LinearAdapter(nn.Module):
-    """What one adapter adds to the output of one linear layer."""
+    """What one adapter adds to the output of one linear layer. `is_linear`: it is a change of weight and bias."""
+
+    is_linear = True
 
     def forward(self, x: Tensor, y: Tensor, base: LinearLayer) -> Tensor:
         """x (…, I) and y = base(x) (…, O) -> the change (…, O) in y's dtype."""
@@ -31,34 +32,7 @@ class LinearAdapter(nn.Module):
         raise NotImplementedError
 
 
-@dataclass(eq=False)
-class Switchboard:
-    """Which adapters the layers of a model use.
-
-    active  those in use for whole batches; their changes are summed
-    rows    adapter -> numbers of the token rows (of B · T) that use it; None: all rows use `active`
-    count   rows that `rows` was made for
-    """
-
-    active: tuple[str, ...] = ()
-    rows: dict[str, Tensor] | None = field(default=None, repr=False)
-    count: int = 0
-
-    def route(self, names: Sequence[str | None], device: torch.device | str = "cpu") -> None:
-        """From here on row i of B · T token rows uses the adapter names[i], or none."""
-        numbers: dict[str, list[int]] = {}
-        for row, name in enumerate(names):
-            if name is not None:
-                numbers.setdefault(name, []).append(row)
-        self.rows = {name: torch.tensor(rows, device=device) for name, rows in numbers.items()}
-        self.count = len(names)
-
-    def unroute(self) -> None:
-        """Whole batches use `active` again."""
-        self.rows, self.count = None, 0
-
-
-class AdaptedLinear(Wrapped):
+class AdaptedLinear(Wrapped, Holder):
     """x (…, in_features) -> (…, out_features): stands in the place of `base`, whose weights stay as they are."""
 
     def __init__(self, base: LinearLayer, board: Switchboard) -> None:
@@ -70,9 +44,13 @@ class AdaptedLinear(Wrapped):
         self._unmerged: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no submodule
 
     @property
-    def untouched(self) -> LinearLayer:
+    def untouched(self) -> nn.Module:
+        return self._unmerged[0] if self._unmerged else self.base
+
+    @property
+    def linear(self) -> LinearLayer:
         """The layer as it was before any adapter."""
-        return cast(LinearLayer, self._unmerged[0] if self._unmerged else self.base)
+        return cast(LinearLayer, self.untouched)
 
     @property
     def is_merged(self) -> bool:
@@ -97,7 +75,7 @@ class AdaptedLinear(Wrapped):
             return y
         if self.board.rows is not None:
             return self._adjust_rows(x, y, self.board.rows)
-        base, adjusted = self.untouched, y
+        base, adjusted = self.linear, y
         for adapter in self.in_use():
             adjusted = adjusted + adapter(x, y, base)
         return adjusted
@@ -109,17 +87,17 @@ class AdaptedLinear(Wrapped):
         adjusted = flat_y
         for name, which in rows.items():
             if name in self.adapters:
-                change = self.adapters[name](flat_x[which], flat_y[which], self.untouched)
+                change = self.adapters[name](flat_x[which], flat_y[which], self.linear)
                 adjusted = adjusted.index_add(0, which, change)
         return adjusted.view_as(y)
 
     def _whole(self) -> tuple[Tensor, Tensor | None]:
         if self.board.rows is not None:
             raise ValueError("rows of the batch use different adapters, so the layer is no single matrix")
-        base = self.untouched
+        base = cast(LinearLayer, self.base)
         weight, bias = weight_of(base), base.bias
         if self._unmerged:
-            return weight_of(cast(LinearLayer, self.base)), cast(LinearLayer, self.base).bias
+            return weight, bias
         for adapter in self.in_use():
             more, more_bias = adapter.weight_change(base)
             weight = weight + more.to(weight.dtype)
@@ -135,7 +113,7 @@ class AdaptedLinear(Wrapped):
 
     def unmerge(self) -> None:
         """Puts the untouched layer back: bit for bit, since it was kept."""
-        self.base = cast(nn.Module, self.untouched)
+        self.base = self.untouched
         self._unmerged = ()
 
 

@@ -1,6 +1,7 @@
 """The change of low rank that LoRA and its kin learn for one linear layer: s · B A. Its lesson is in adapt/lora."""
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,15 @@ class LowRank(LinearAdapter):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device, dtype=dtype))
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def of(cls, base: LinearLayer, lora_A: Tensor, lora_B: Tensor, *, scale: float = 1.0, dropout: float = 0.0) -> Self:
+        """With these factors."""
+        made = cls(base, rank=len(lora_A), scale=scale, dropout=dropout, generator=torch.Generator())
+        with torch.no_grad():
+            made.lora_A.copy_(lora_A)
+            made.lora_B.copy_(lora_B)
+        return made
 
     def forward(self, x: Tensor, y: Tensor, base: LinearLayer) -> Tensor:
         return self.product(self.dropout(x)).to(y.dtype)

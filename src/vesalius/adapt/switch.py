@@ -7,32 +7,39 @@ for bit its base, with every faster way through it.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from torch import nn
 
-from vesalius.adapt.adapted_linear import AdaptedLinear, LinearAdapter, Switchboard
+from vesalius.adapt.adapted_linear import AdaptedLinear, LinearAdapter
+from vesalius.adapt.holder import Holder, Switchboard
 from vesalius.adapt.targets import LinearLayer, pick
 from vesalius.core.errors import UserError, nearest
 
 
+def holders(model: nn.Module) -> dict[str, Holder]:
+    """What stands in the place of parts of the model and holds adapters, by the names of these parts."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Holder)}
+
+
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
-    """The layers that hold adapters, by name."""
+    """The linear layers that hold adapters."""
     return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether any layer holds an adapter."""
-    return any(isinstance(module, AdaptedLinear) for module in model.modules())
+    """Whether any part of the model holds an adapter."""
+    return any(isinstance(module, Holder) for module in model.modules())
 
 
 def adapter_names(model: nn.Module) -> tuple[str, ...]:
     """The names of all adapters, in the order in which they came."""
-    return tuple(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.adapters))
+    return tuple(dict.fromkeys(name for holder in holders(model).values() for name in holder.adapters))
 
 
 def switchboard(model: nn.Module) -> Switchboard:
-    """What the adapted layers share; of a model without any a new one, with nothing in use."""
-    return next((layer.board for layer in adapted_layers(model).values()), Switchboard())
+    """What all holders of adapters share; of a model without any a new one, with nothing in use."""
+    return next((holder.board for holder in holders(model).values()), Switchboard())
 
 
 def add(model: nn.Module, name: str, targets: Sequence[str], make: Callable[[str, LinearLayer], LinearAdapter]) -> None:
@@ -41,7 +48,7 @@ def add(model: nn.Module, name: str, targets: Sequence[str], make: Callable[[str
 
     UserError where the name is taken or none, or a pattern matches nothing; the model is untouched then.
     """
-    _check_name(model, name)
+    check_name(model, name)
     layers, board = pick(model, targets), switchboard(model)
     made = {path: make(path, layer) for path, layer in layers.items()}
     model.requires_grad_(False)
@@ -65,34 +72,35 @@ def switch(model: nn.Module, *names: str) -> None:
             raise UserError(f"the model has no adapter {name!r}, {nearest(name, known)}")
     _refuse_merged(model)
     switchboard(model).active = tuple(dict.fromkeys(names))
-    for layer in adapted_layers(model).values():
-        for name, adapter in layer.adapters.items():
+    for holder in holders(model).values():
+        for name, adapter in holder.adapters.items():
             adapter.requires_grad_(name in names)
 
 
 def remove(model: nn.Module, name: str) -> None:
     """Takes an adapter away; a layer without any is again the one that it was. UserError where there is none of it."""
-    in_use = switchboard(model).active
-    switch(model, *{*in_use, name} - {name}) if name in adapter_names(model) else switch(model, name)
-    for path, layer in adapted_layers(model).items():
-        if name in layer.adapters:
-            del layer.adapters[name]
-        if not layer.adapters:
-            model.set_submodule(path, layer.base)
+    if name not in adapter_names(model):
+        raise UserError(f"the model has no adapter {name!r}, {nearest(name, adapter_names(model))}")
+    switch(model, *(other for other in switchboard(model).active if other != name))
+    for holder in holders(model).values():
+        if name in holder.adapters:
+            del holder.adapters[name]
+    for path, holder in holders(model).items():
+        if not holder.adapters:
+            model.set_submodule(path, holder.untouched)
 
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Within, the model is its base: the layers that stand there are those that stood there before any adapter."""
-    places = [(path, layer) for path, layer in adapted_layers(model).items()]
-    parents = [(model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], layer) for path, layer in places]
-    for parent, name, layer in parents:
-        parent._modules[name] = layer.untouched  # type: ignore[assignment]
+    parts = [(model.get_submodule(path.rpartition(".")[0]), path, part) for path, part in holders(model).items()]
+    for parent, path, part in parts:
+        parent._modules[path.rpartition(".")[2]] = part.untouched
     try:
         yield
     finally:
-        for parent, name, layer in parents:
-            parent._modules[name] = layer
+        for parent, path, part in parts:
+            parent._modules[path.rpartition(".")[2]] = cast(nn.Module, part)
 
 
 @contextlib.contextmanager
@@ -119,7 +127,8 @@ def _refuse_merged(model: nn.Module) -> None:
         raise UserError("the adapters are merged into the weights: unmerge the model before it changes adapters")
 
 
-def _check_name(model: nn.Module, name: str) -> None:
+def check_name(model: nn.Module, name: str) -> None:
+    """UserError where a new adapter cannot have this name."""
     if name in adapter_names(model):
         raise UserError(f"the model has an adapter {name!r} already: remove it, or take another name")
     if not name or "." in name or name in dir(nn.ModuleDict):

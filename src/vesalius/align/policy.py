@@ -34,7 +34,6 @@ from vesalius.align.kl import ESTIMATORS
 from vesalius.align.logprobs import token_logprobs
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.data.batch import IGNORE
-from vesalius.models.transformer import Transformer
 
 Ratio = Literal["token", "answer_mean", "answer"]
 Surrogate = Literal["clip", "capped", "score"]
@@ -62,7 +61,7 @@ class PolicyGradient:
     most_tokens: int = 1
     temperature: float = 1.0
 
-    def __call__(self, model: Transformer, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: Any, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         logp, entropy = token_logprobs(
             model, batch.tokens, batch.targets, temperature=self.temperature, entropy=True
         )  # (B, T) each

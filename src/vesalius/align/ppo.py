@@ -12,7 +12,7 @@ policy's, which sees more and doubles the memory.
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class ProximalPolicy:
     value_weight: float = 0.5
     value_clip: float | None = 0.2
 
-    def __call__(self, model: ActorCritic, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: Any, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         hidden, values = model(batch.tokens)  # (B, T, D), (B, T)
         logp, entropy = hidden_logprobs(
             model.policy, hidden, batch.targets, temperature=self.policy.temperature, entropy=True

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from vesalius.align.credit import Credit
-from vesalius.align.episodes import Episode, Sampler, seed_of
+from vesalius.align.episodes import Episode, Sampler
 from vesalius.align.groups import Group, lay_out, overlong_cost, summary
 from vesalius.align.policy_batch import PolicyBatch
+from vesalius.align.writer import seed_of
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
 from vesalius.data.task import Task

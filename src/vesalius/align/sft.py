@@ -5,33 +5,26 @@ al. 2023, arXiv:2307.09288, section 3.1), and that is in the batch: IGNORE at ev
 assistant's, whose end of turn is. So the loop trains it with the same NextToken as pretraining (contract 3), and this
 file is only a batch source.
 
-Rows are filled by best-fit decreasing (Johnson 1973) within buffers of shuffled conversations: nearly no padding, and
-no conversation is cut or sees another, because positions begin again at each and attention stops where they do. The
-order depends on seed and epoch alone, so three numbers say where the source is.
+Rows are packed (packing.py), and no conversation is cut or sees another, because positions begin again at each and
+attention stops where they do.
 
 Left out: truncation. Half an answer teaches to stop in the middle; what is longer than the context is dropped and told.
 """
 
-import bisect
-import hashlib
-from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vesalius.align.packing import PackedRows
+from vesalius.align.spans import Spans, SpansWriter
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE, Batch
 from vesalius.data.conversation import Conversation
 from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
-
-BUFFER = 2048
-"""Conversations that are packed together: more leave less padding, fewer cost less at the start of each buffer."""
 
 
 class PackedConversations:
@@ -43,101 +36,46 @@ class PackedConversations:
     def __init__(
         self, conversations: Iterable[Conversation], tokenizer: Tokenizer, *, batch_rows: int, context: int, seed: int
     ) -> None:
-        self.batch_rows, self.context, self.seed = batch_rows, context, seed
-        self._data, self.dropped = _encode(conversations, tokenizer, context)
+        self.batch_rows, self.context = batch_rows, context
+        self._data, self._names, self.dropped = _encode(conversations, tokenizer, context)
         self._padding = tokenizer.bos_id or 0  # nothing reads it and it reads nothing: any id would do
-        self._fingerprint = _fingerprint(self._data, f"{context}|{seed}")
-        self._epoch = self._buffer = self._row = 0
-        self._rows = self._pack_buffer()
+        fingerprint = self._data.fingerprint(f"{context}|{seed}")
+        self._rows = PackedRows(self._data.lengths, context=context, seed=seed, fingerprint=fingerprint)
 
     def __len__(self) -> int:
         """How many conversations an epoch has."""
-        return len(self._data.names)
+        return len(self._names)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        source = f"epoch {self._epoch}: "
-        rows = [self._next_row() for _ in range(self.batch_rows)]
+        source = f"epoch {self._rows.epoch}: "
+        rows = [next(self._rows) for _ in range(self.batch_rows)]
         laid_out = (_lay_out(row, self._data, self.context, self._padding) for row in rows)
         tokens, targets, positions = (torch.stack(column) for column in zip(*laid_out, strict=True))
-        source += " | ".join(_describe(row, self._data) for row in rows)
+        source += " | ".join(describe_row(row, self._names) for row in rows)
         return Batch(tokens=tokens, targets=targets, positions=positions, source=source)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins, as JSON can hold it."""
-        return {"epoch": self._epoch, "buffer": self._buffer, "row": self._row, "fingerprint": self._fingerprint}
+        return self._rows.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on exactly where the state was taken. UserError where it belongs to other conversations or settings."""
-        if state["fingerprint"] != self._fingerprint:
-            raise UserError(
-                f"the checkpoint's place in the conversations is for data {state['fingerprint']}, got "
-                f"{self._fingerprint}: resume with the same files, tokenizer, context and seed, or start a new run"
-            )
-        self._epoch, self._buffer, self._row = state["epoch"], state["buffer"], state["row"]
-        self._rows = self._pack_buffer()
-
-    def _next_row(self) -> list[int]:
-        row = self._rows[self._row]
-        self._row += 1
-        if self._row == len(self._rows):
-            self._buffer, self._row = self._buffer + 1, 0
-            if self._buffer * BUFFER >= len(self):
-                self._epoch, self._buffer = self._epoch + 1, 0
-            self._rows = self._pack_buffer()
-        return row
-
-    def _pack_buffer(self) -> list[list[int]]:
-        """The rows of the present buffer; they depend on the data, the seed, the epoch and the buffer's number only."""
-        order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self))
-        chosen = order[self._buffer * BUFFER : (self._buffer + 1) * BUFFER]
-        rows = pack(chosen.tolist(), self._data.lengths[chosen].tolist(), self.context)
-        shuffled = np.random.default_rng((self.seed, self._epoch, self._buffer)).permutation(len(rows))
-        return [rows[number] for number in shuffled]  # packing puts the long conversations first
+        self._rows.load_state_dict(state)
 
 
-def pack(numbers: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: longest first, each into the row where it leaves the least room, else into a new row.
-
-    >>> pack([0, 1, 2, 3], [5, 2, 4, 3], capacity=7)
-    [[0, 1], [2, 3]]
-    """
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
-    for number, length in sorted(zip(numbers, lengths, strict=True), key=lambda pair: -pair[1]):
-        fitting = bisect.bisect_left(room, (length, 0))
-        if fitting < len(room):
-            left, row = room.pop(fitting)
-        else:
-            left, row = capacity, len(rows)
-            rows.append([])
-        rows[row].append(number)
-        bisect.insort(room, (left - length, row))
-    return rows
+def describe_row(row: list[int], names: list[str]) -> str:
+    """The first item of a row and how many more it has."""
+    return names[row[0]] + (f" and {len(row) - 1} more" if len(row) > 1 else "")
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """All conversations end to end; conversation i is at `starts[i]:starts[i + 1]`.
-
-    Lists of Python integers would take ten times the memory.
-    """
-
-    ids: npt.NDArray[np.unsignedinteger[Any]]
-    mask: npt.NDArray[np.bool_]
-    starts: npt.NDArray[np.int64]
-    names: list[str]
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        return np.diff(self.starts)
-
-
-def _encode(conversations: Iterable[Conversation], tokenizer: Tokenizer, context: int) -> tuple[_Encoded, list[str]]:
-    """The conversations that fit, and the names of those that do not."""
-    ids, mask, starts = array("H" if tokenizer.vocab_size <= 2**16 else "I"), bytearray(), [0]
+def _encode(
+    conversations: Iterable[Conversation], tokenizer: Tokenizer, context: int
+) -> tuple[Spans, list[str], list[str]]:
+    """The conversations that fit, their names, and the names of those that do not."""
+    writer = SpansWriter(tokenizer.vocab_size)
     names: list[str] = []
     dropped: list[str] = []
     for conversation in conversations:
@@ -148,14 +86,11 @@ def _encode(conversations: Iterable[Conversation], tokenizer: Tokenizer, context
         if len(chat.ids) > context:
             dropped.append(conversation.name)
             continue
-        ids.extend(chat.ids)
-        mask.extend(chat.assistant_mask)
-        starts.append(len(ids))
+        writer.add(chat.ids, chat.assistant_mask)
         names.append(conversation.name)
     if not names:
         raise UserError(_why_nothing_is_left(dropped, context))
-    flat_ids, flat_mask = np.frombuffer(ids, np.dtype(ids.typecode)), np.frombuffer(mask, np.bool_)
-    return _Encoded(flat_ids, flat_mask, np.array(starts), names), dropped
+    return writer.done(), names, dropped
 
 
 def _why_nothing_is_left(dropped: list[str], context: int) -> str:
@@ -167,15 +102,14 @@ def _why_nothing_is_left(dropped: list[str], context: int) -> str:
     )
 
 
-def _lay_out(row: list[int], data: _Encoded, context: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
+def _lay_out(row: list[int], data: Spans, context: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, targets and positions, each (T,). Padding is one more document at the end, without targets."""
     tokens = np.full(context, padding, np.int64)
     targets = np.full(context, IGNORE, np.int64)
     positions = np.zeros(context, np.int64)
     start = 0
     for number in row:
-        place = slice(data.starts[number], data.starts[number + 1])
-        ids, mask = data.ids[place].astype(np.int64), data.mask[place]
+        ids, mask = data[number]
         end = start + len(ids)
         tokens[start:end] = ids
         targets[start : end - 1] = np.where(mask[1:], ids[1:], IGNORE)
@@ -183,14 +117,3 @@ def _lay_out(row: list[int], data: _Encoded, context: int, padding: int) -> tupl
         start = end
     positions[start:] = np.arange(context - start)
     return torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(positions)
-
-
-def _describe(row: list[int], data: _Encoded) -> str:
-    return data.names[row[0]] + (f" and {len(row) - 1} more" if len(row) > 1 else "")
-
-
-def _fingerprint(data: _Encoded, settings: str) -> str:
-    digest = hashlib.blake2b(settings.encode(), digest_size=8)
-    for part in (data.ids, data.mask, data.starts):
-        digest.update(part.tobytes())
-    return digest.hexdigest()

@@ -92,6 +92,8 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
 def _keys(kind: type[BaseModel], parents: list[str]) -> list[str]:
     """The names that the section at `parents` knows."""
     for parent in parents:
+        if parent.isdecimal():  # a place in a list of sections
+            continue
         annotation = kind.model_fields[parent].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         kind = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))

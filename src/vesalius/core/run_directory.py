@@ -4,6 +4,8 @@
     metrics.jsonl  one record a step or event     report.html   everything above, drawn
     checkpoints/   atomic, the newest kept        model/        Hugging Face layout
     data/          tokenised shards               tokenizer/    tokenizer.json and the chat template
+    made/          conversations and pairs that the model made, with all that led to them
+    adapter/       PEFT layout
 
 Metrics are appended a line at a time and flushed, so a killed run loses at most the line being written; a resumed run
 first drops the records that are newer than its checkpoint, so a step never stands twice in the file.
@@ -45,8 +47,10 @@ class RunDirectory:
     report = property(lambda self: self.root / "report.html")
     checkpoints = property(lambda self: self.root / "checkpoints")
     model = property(lambda self: self.root / "model")
+    adapter = property(lambda self: self.root / "adapter")
     tokenizer = property(lambda self: self.root / "tokenizer")
     data = property(lambda self: self.root / "data")
+    made = property(lambda self: self.root / "made")
 
     def log(self, **record: Any) -> None:
         """Appends one record to metrics.jsonl."""

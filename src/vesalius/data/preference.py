@@ -14,6 +14,7 @@ class Pair:
     rejected   the worse answer, likewise
     name       where it comes from, in words that help a person to find it ("pairs.jsonl:17")
     split_key  what decides between training and validation (split.py): pairs of one prompt stay together
+    margin     by how much the chosen answer should be better, where somebody said so: only reward models ask for it
     """
 
     prompt: Messages
@@ -21,6 +22,7 @@ class Pair:
     rejected: Messages
     name: str
     split_key: str
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +32,16 @@ class Rating:
     prompt: Messages
     answer: Messages
     desirable: bool
+    name: str
+    split_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """One answer to one prompt, and how good it is as a number. The other fields are those of Pair."""
+
+    prompt: Messages
+    answer: Messages
+    score: float
     name: str
     split_key: str

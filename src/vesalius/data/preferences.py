@@ -1,19 +1,22 @@
 """Preference pairs and rated answers out of files of rows, whichever of the usual shapes they have.
 
-    pairs     prompt, chosen, rejected    text, or messages; chosen and rejected may repeat the prompt's messages
+    pairs     prompt, chosen, rejected    text, or messages; chosen and rejected may repeat the prompt's messages; a
+                                          number `margin` says how much better the chosen one is
               chosen, rejected            whole conversations with a common beginning: messages, or text in the style of
                                           Bai et al. 2022 (arXiv:2204.05862), "\\n\\nHuman: …\\n\\nAssistant: …"
     ratings   prompt, completion, label   text or messages, and true where the answer is good (Ethayarajh et al. 2024,
                                           arXiv:2402.01306); a pair gives one good rating and one bad
+    scores    prompt, completion, score   text or messages, and a number that says how good the answer is
 
 A row of none of these shapes, an empty answer or a prompt that the two answers do not share is an error with file and
 line. Answers that are the same can only be told from their tokens: the batch sources drop and name such pairs.
 
-Left out: tool calls and contents in parts; how much better the chosen answer is.
+Left out: tool calls and contents in parts.
 """
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -21,7 +24,7 @@ from typing import Any
 
 from vesalius.core.errors import UserError
 from vesalius.data.messages import Message, read_message, read_system, read_turns, shown
-from vesalius.data.preference import Messages, Pair, Rating
+from vesalius.data.preference import Messages, Pair, Rating, ScoredAnswer
 from vesalius.data.python_preferences import python_pairs
 from vesalius.data.row_sources import read_sources
 from vesalius.data.rows import Row
@@ -46,6 +49,11 @@ def read_ratings(specs: Sequence[str]) -> Iterator[Rating]:
     return read_sources(specs, {"pairs:python": lambda: _unpaired(python_pairs())}, _ratings)
 
 
+def read_scores(specs: Sequence[str]) -> Iterator[ScoredAnswer]:
+    """The scored answers of every spec in order."""
+    return read_sources(specs, {}, _scored)
+
+
 def _pair(row: Row) -> Iterator[Pair]:
     match row.values:
         case {"chosen": chosen, "rejected": rejected}:
@@ -56,7 +64,8 @@ def _pair(row: Row) -> Iterator[Pair]:
     sides = [_side(answer, before, row, name) for name, answer in (("chosen", chosen), ("rejected", rejected))]
     common = _common_length(*sides)
     better, worse = (_answer(side, common, row, name) for name, side in zip(("chosen", "rejected"), sides, strict=True))
-    yield Pair(sides[0][:common], better, worse, row.place, _split_key(sides[0][:common]))
+    margin = _number(row, "margin") if row.values.get("margin") is not None else 0.0
+    yield Pair(sides[0][:common], better, worse, row.place, _split_key(sides[0][:common]), margin)
 
 
 def _ratings(row: Row) -> Iterator[Rating]:
@@ -75,6 +84,28 @@ def _ratings(row: Row) -> Iterator[Rating]:
     before = _prompt(prompt, row)
     answer = _answer(_side(completion, before, row, "completion"), len(before), row, "completion")
     yield Rating(before, answer, desirable, row.place, _split_key(before))
+
+
+def _scored(row: Row) -> Iterator[ScoredAnswer]:
+    match row.values:
+        case {"prompt": prompt, "completion": completion, "score": _}:
+            pass
+        case values:
+            raise UserError(f"{row.place} has the fields {_listed(values)}; expected prompt, completion, score")
+    before = _prompt(prompt, row)
+    answer = _answer(_side(completion, before, row, "completion"), len(before), row, "completion")
+    yield ScoredAnswer(before, answer, _number(row, "score"), row.place, _split_key(before))
+
+
+def _number(row: Row, name: str) -> float:
+    """A finite number, also as text: CSV knows nothing else."""
+    try:
+        value = float(row.values[name]) if not isinstance(row.values[name], bool) else math.nan
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{row.place}: {name} must be a number, got {shown(row.values[name])}")
+    return value
 
 
 def _unpaired(pairs: Iterator[Pair]) -> Iterator[Rating]:

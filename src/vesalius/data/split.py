@@ -10,12 +10,22 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from vesalius.core.errors import UserError
 from vesalius.data.document import Document
 
 Split = Literal["train", "validation"]
+
+
+class Keyed(Protocol):
+    """What can be split: everything with one key stays together."""
+
+    @property
+    def split_key(self) -> str: ...
+
+
+K = TypeVar("K", bound=Keyed)
 
 _LARGEST_HELD_BACK = 64 * 2**20  # characters kept in memory while one side is still empty
 
@@ -46,6 +56,21 @@ def split_documents(documents: Iterable[Document], fraction: float) -> Iterator[
         if len({side for side, _ in held}) == 2 or characters > _LARGEST_HELD_BACK:
             return chain(held, ((_side(document, fraction), document) for document in stream))
     return _held_out_ends([document for _, document in held], fraction)
+
+
+def split_items(items: Iterable[K], fraction: float, what: str) -> tuple[list[K], list[K]]:
+    """The items of training and those held out, which may be none. UserError where none are left to train on; `what`
+    is what that calls them.
+    """
+    sides: dict[bool, list[K]] = {False: [], True: []}
+    for item in items:
+        sides[is_validation(item.split_key, fraction)].append(item)
+    if not sides[False]:
+        raise UserError(
+            f"all {len(sides[True])} {what} fell to validation at validation_fraction = {fraction}: lower it, or give "
+            f"more {what}"
+        )
+    return sides[False], sides[True]
 
 
 def _side(document: Document, fraction: float) -> Split:

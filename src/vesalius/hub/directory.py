@@ -6,18 +6,23 @@ that can say the model; one that none can say is saved all the same, with model_
 Left out: hub ids, aliases and GGUF files.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vesalius.adapt.merging import is_mergeable
+from vesalius.adapt.switch import disabled, is_adapted
 from vesalius.core.errors import UserError, nearest
 from vesalius.core.files import atomic_path, write_json
 from vesalius.core.run_directory import RunDirectory
+from vesalius.hub.adapters import write_adapter
+from vesalius.hub.json_object import read_object
+from vesalius.hub.unpacking import unpacked
 from vesalius.hub.weights import WEIGHTS, build_model, check_size, read_weights, write_weights
 from vesalius.models.families import family_of, read_config, write_config
 from vesalius.models.transformer import Transformer
+from vesalius.models.weight_map import WeightMap
 from vesalius.tokenizers.sentencepiece_file import open_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
@@ -28,7 +33,8 @@ GENERATION = "generation_config.json"
 def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
     """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
     directory = find_model(directory)
-    published = _read_object(directory / CONFIG)
+    published = read_object(directory / CONFIG)
+    _check_writes(published, directory)
     config = read_config(published)
     names, weights = family_of(published).weights, read_weights(directory)
     check_size(config, weights, where=str(directory))
@@ -42,7 +48,9 @@ def save_model(
 ) -> None:
     """Writes the whole directory or nothing; what stood there before is replaced.
 
-    `generation` adds to generation_config.json. UserError where the tokenizer has more tokens than the model.
+    Adapters in use are merged into what is written; where they are no change of the weights, the base is written, and
+    the adapter beside it. `generation` adds to generation_config.json. UserError where the tokenizer has more tokens
+    than the model.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -56,9 +64,30 @@ def save_model(
         published = write_config(model.config)
         # Without it, some of transformers' configs take their own, which may be beyond the vocabulary.
         write_json(scratch / CONFIG, published | special | {"pad_token_id": None, "dtype": dtype})
-        write_weights(scratch / WEIGHTS, model, family_of(published).weights)
+        _write_weights(scratch, model, family_of(published).weights)
         tokenizer.save(scratch)
         write_json(scratch / GENERATION, special | {"pad_token_id": tokenizer.bos_id} | (generation or {}))
+
+
+def _check_writes(published: dict[str, Any], directory: Path) -> None:
+    """UserError for a model that scores texts: it has no output head."""
+    for architecture in published.get("architectures") or ():
+        if str(architecture).endswith(("ForSequenceClassification", "ForTokenClassification")):
+            raise UserError(
+                f"{directory} is a {architecture}: it scores texts and writes none, so give a model that was trained "
+                "to write (align/scoring_files opens the one that scores)"
+            )
+
+
+def _write_weights(directory: Path, model: Transformer, names: WeightMap) -> None:
+    if not is_adapted(model):
+        write_weights(directory / WEIGHTS, model, names)
+    elif is_mergeable(model):
+        write_weights(directory / WEIGHTS, unpacked(model), names)
+    else:
+        write_adapter(directory, model)
+        with disabled(model):
+            write_weights(directory / WEIGHTS, model, names)
 
 
 def find_model(path: Path | str) -> Path:
@@ -83,14 +112,3 @@ def _beside(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     hint = nearest(path.name, names)
     return f", {hint}" if hint.startswith("did you mean") else ""
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError where the file is damaged: it is the user's input here."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): it is cut off or damaged, fetch it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(values).__name__}: fetch it again")
-    return values

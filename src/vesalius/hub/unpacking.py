@@ -1,12 +1,16 @@
-"""The weights of a model whose matrices may be quantised: as blocks in any format, or all in one float model."""
+"""The weights of a model whose matrices may be quantised or adapted: as blocks in any format, or in one float model."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from vesalius.adapt.adapted_linear import AdaptedLinear
+from vesalius.adapt.merging import is_mergeable
+from vesalius.adapt.switch import adapted_layers
 from vesalius.compress.quantised_experts import QuantisedExperts
 from vesalius.compress.quantised_module import QuantisedModule
+from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
 from vesalius.kernels.block_formats import BlockTensor
 from vesalius.models.positions import DerivedBuffers
@@ -19,14 +23,18 @@ HEAD = "lm_head.weight"
 class Weight:
     """One weight, read only when it is asked for."""
 
-    source: Tensor | QuantisedModule
+    source: Tensor | QuantisedModule | AdaptedLinear
 
     @property
     def shape(self) -> tuple[int, ...]:
+        if isinstance(self.source, AdaptedLinear):
+            return self.source.out_features, self.source.in_features
         return tuple(self.source.shape)
 
     def values(self) -> Tensor:
-        """As a float tensor; float32 where it was quantised."""
+        """As a float tensor; float32 where it was quantised, with the adapters in it where there are some."""
+        if isinstance(self.source, AdaptedLinear):
+            return self.source.weight.detach()
         return self.source.dequantise() if isinstance(self.source, QuantisedModule) else self.source.detach()
 
     def blocks(self, format: str) -> BlockTensor:
@@ -37,12 +45,25 @@ class Weight:
 
 
 def weights_of(model: Transformer) -> dict[str, Weight]:
-    """The weights under the names of a float model's state_dict; a tied head is left out."""
+    """The weights under the names of a float model's state_dict; a tied head is left out.
+
+    UserError where adapters are in use that are no change of the weights.
+    """
+    if not is_mergeable(model):
+        raise UserError("the model's adapter is no change of its weights: save it beside the model, by save_model")
+    layers = adapted_layers(model)
+    inner = tuple(f"{path}." for path in layers)
     weights = {name: Weight(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     weights |= {name: Weight(buffer) for name, buffer in kept_buffers(model).items()}
     for path, module in model.named_modules():
         if isinstance(module, QuantisedModule):
             weights[path if isinstance(module, QuantisedExperts) else f"{path}.weight"] = Weight(module)
+    if layers:
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(inner)}
+    for path, layer in layers.items():
+        weights[f"{path}.weight"] = Weight(layer)
+        if (bias := layer.bias) is not None:
+            weights[f"{path}.bias"] = Weight(bias)
     if model.config.tie_word_embeddings:
         weights.pop(HEAD, None)
     return weights

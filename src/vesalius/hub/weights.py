@@ -8,6 +8,7 @@ Left out: writing shards; whatever reads shards reads one file of any size.
 
 import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,12 @@ def write_weights(path: Path, model: Transformer, names: WeightMap) -> None:
     ours = model.state_dict()
     if model.config.tie_word_embeddings:
         del ours[HEAD]
-    weights = {name: tensor.contiguous() for name, tensor in names.to_published(ours, model.config).items()}
+    write_tensors(path, ours, model.config, names)
+
+
+def write_tensors(path: Path, ours: Mapping[str, Tensor], config: ModelConfig, names: WeightMap) -> None:
+    """Tensors of our names under their published ones; one that no rule names keeps its own."""
+    weights = {name: tensor.contiguous() for name, tensor in names.to_published(ours, config).items()}
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:  # tells only in words what the operating system answered

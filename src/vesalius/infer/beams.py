@@ -58,7 +58,7 @@ def search_beams(model: Transformer, like: BlockPool, sequence: Sequence, eos_id
     """The best beams for a sequence's prompt, best first, in blocks like those of another pool."""
     params, device = sequence.params, sequence.generator.device
     reread = reread_at(model.config)
-    prompt = torch.tensor(sequence.prompt, device=device)  # (T,)
+    prompt = torch.tensor(sequence.visible, device=device)  # (T,)
     search = BeamSearch(prompt, params, limit=sequence.limit, eos_ids=eos_ids, adjust=sequence.adjust)
     longest = -(-(sequence.length + sequence.limit) // like.size)
     shared = 0 if reread else sequence.length // like.size

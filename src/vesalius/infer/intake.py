@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import nn
 
+from vesalius.adapt.virtual_tokens import virtual_ids
 from vesalius.core.errors import UserError
 from vesalius.infer.params import SamplingParams
 from vesalius.infer.sampling import Adjuster
@@ -26,30 +27,36 @@ class Intake:
     def writing(self, ids: list[int], params: SamplingParams) -> Sequence:
         """One that answers a prompt. UserError for a prompt that is empty, too long or has unknown ids, and for
         settings that the vocabulary does not know."""
-        self._check(ids, room=1)
+        front = virtual_ids(self._model)
+        self._check(ids, room=1 + len(front))
         if params.bad_words:
             raise ValueError("bad_words are texts, which the engine cannot read: give it bad_words_ids")
-        return self._sequence(ids, params, min(params.max_tokens, self._context - len(ids)))
+        return self._sequence(ids, front, params, min(params.max_tokens, self._context - len(front) - len(ids)))
 
     def reading(self, ids: list[int]) -> Sequence:
         """One that writes nothing. UserError as in `writing`."""
-        self._check(ids, room=0)
-        return self._sequence(ids, SamplingParams(), 0)
+        front = virtual_ids(self._model)
+        self._check(ids, room=len(front))
+        return self._sequence(ids, front, SamplingParams(), 0)
 
-    def _sequence(self, ids: list[int], params: SamplingParams, limit: int) -> Sequence:
+    def _sequence(self, ids: list[int], front: list[int], params: SamplingParams, limit: int) -> Sequence:
         device, vocab_size = self._device, self._model.config.vocab_size
         generator = torch.Generator(device)
         generator.seed() if params.seed is None else generator.manual_seed(params.seed)
-        adjust = Adjuster(params, vocab_size, prompt_tokens=len(ids), eos_ids=self._eos_ids, device=device)
-        return Sequence(
-            prompt=list(ids),
+        length = len(front) + len(ids)
+        adjust = Adjuster(params, vocab_size, prompt_tokens=length, eos_ids=self._eos_ids, device=device)
+        sequence = Sequence(
+            prompt=front + ids,
+            unseen=len(front),
             params=params,
             limit=limit,
             generator=generator,
             adjust=adjust,
-            history=torch.tensor(ids + [0] * limit, device=device) if adjust.active else None,
             number=next(self._numbers),
         )
+        if adjust.active:
+            sequence.history = torch.tensor(sequence.visible + [0] * limit, device=device)
+        return sequence
 
     def _check(self, ids: list[int], room: int) -> None:
         """`room`: for so many tokens of an answer at least."""

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from vesalius.adapt.virtual_tokens import virtual_ids
 from vesalius.compress.offload import offload_layers
 from vesalius.core.errors import UserError
 from vesalius.hub.directory import save_model
@@ -55,17 +56,21 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generation_defaults = generation_defaults or SamplingOptions()
+        if options is not None and options.speculation and virtual_ids(model):
+            raise UserError(f"speculation = {options.speculation!r} with a prompt or a prefix: who guesses has none")
         if options is not None and options.weight_bytes is not None:
             offload_layers(model, options.weight_bytes)
         self.engine = Engine(model, tokenizer.eos_ids, options)
 
     @classmethod
-    def load(cls, path: Path | str, options: EngineOptions | None = None) -> "LanguageModel":
-        """From an alias, a hub id, a Hugging Face directory, a run directory or a .gguf file; what has to be fetched
-        first is fetched. UserError that says what is wrong with it, VesaliusError where it cannot be fetched.
+    def load(
+        cls, path: Path | str, options: EngineOptions | None = None, *, adapter: Path | str | None = None
+    ) -> "LanguageModel":
+        """From an alias, a hub id, a Hugging Face directory, a run directory, a .gguf file or an adapter's directory,
+        which names its base; what has to be fetched first is fetched. `adapter` is the directory of one, or a run's,
+        to put around the model. UserError that says what is wrong, VesaliusError where it cannot be fetched.
         """
-        place = model_path(path)
-        return cls(*open_model(place), read_recommended(place), options)
+        return cls(*open_model(path, adapter=adapter), read_recommended(model_path(path)), options)
 
     def save(self, directory: Path | str) -> None:
         """As a Hugging Face directory, whole or not at all; what stood there before is replaced."""

@@ -46,6 +46,7 @@ class Sequence:
     """One request: the handle that the engine gives, and the place where its answer arrives.
 
     prompt, ids       what was given, and what was written so far
+    unseen            how many tokens of the prompt, at its start, no text holds (adapt/virtual_tokens)
     limit             the most tokens that it may write; 0: the prompt is only read
     steps             what was written and not yet taken by the caller
     paced             whether it waits until its steps are taken, or writes on as fast as it can
@@ -66,6 +67,7 @@ class Sequence:
     limit: int
     generator: torch.Generator
     adjust: Adjuster
+    unseen: int = 0
     constraint: Constraint | None = None
     paced: bool = False
     priority: int = 0
@@ -88,6 +90,11 @@ class Sequence:
     embedding: Tensor | None = None
     hidden: Tensor | None = None
     siblings: list["Sequence"] = field(default_factory=list)
+
+    @property
+    def visible(self) -> list[int]:
+        """The prompt as processors read it: what no text holds counts as the text's first token."""
+        return [self.prompt[self.unseen]] * self.unseen + self.prompt[self.unseen :]
 
     @property
     def length(self) -> int:

@@ -64,8 +64,9 @@ class Settler:
             sequence.embedding = total if sequence.embedding is None else sequence.embedding + total
         if sequence.scored:
             following = sequence.tokens(sequence.read + 1, sequence.read + 1 + len(hidden))
-            targets = torch.tensor(following, dtype=torch.int64, device=hidden.device)
-            rows = hidden[: len(targets)].split(SCORED_ROWS)
+            unasked = max(0, sequence.unseen - sequence.read)  # what no text holds, and the text's first token
+            targets = torch.tensor(following[unasked:], dtype=torch.int64, device=hidden.device)
+            rows = hidden[unasked : unasked + len(targets)].split(SCORED_ROWS)
             for some, wanted in zip(rows, targets.split(SCORED_ROWS), strict=True):
                 logprobs = self._reader.logits(some).log_softmax(-1)
                 sequence.logprobs += logprobs.gather(1, wanted.unsqueeze(1)).squeeze(1).tolist()

@@ -187,7 +187,16 @@ def attention(
 
 
 def document_mask(positions: Tensor) -> Tensor:
-    """positions (B, T), from 0 again at every document -> (B, 1, T, T) bool: causal and within one document."""
-    document = (positions == 0).cumsum(-1)  # (B, T)
-    same = document.unsqueeze(-1) == document.unsqueeze(-2)  # (B, T, T)
-    return same.tril_().unsqueeze(1)
+    """positions (B, T), from 0 again at every document -> (B, 1, T, T) bool: causal and within one document.
+
+    Positions that fall back to p > 0 begin another continuation of their document's first p tokens: it reads these and
+    itself, and nothing of the continuations before it. So two answers share one prompt: 0 1 2 | 3 4 5 | 3 4.
+    """
+    place = torch.arange(positions.shape[1], device=positions.device)  # (T,)
+    follows = torch.nn.functional.pad(positions.diff(dim=-1) == 1, (1, 0))  # (B, T)
+    first = torch.where(follows, 0, place).cummax(-1).values  # where the run of a token begins
+    start = positions.gather(-1, first)  # the position there
+    document = (positions == 0).cumsum(-1)
+    own = (first.unsqueeze(-1) == first.unsqueeze(-2)) | (positions.unsqueeze(-2) < start.unsqueeze(-1))  # (B, T, T)
+    same = document.unsqueeze(-1) == document.unsqueeze(-2)
+    return (own & same).tril_().unsqueeze(1)

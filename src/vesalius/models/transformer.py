@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         return self.norm(self.layers(x, context))
 
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x = self.embed_tokens(tokens)
+        x = self._look_up(tokens)
         if self.config.embedding_multiplier != 1.0:
             x = x * self.config.embedding_multiplier
         if self.embed_positions is not None:
@@ -95,6 +95,10 @@ class Decoder(nn.Module):
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         return self.dropout(x)
+
+    def _look_up(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D): the embedding's row of each token."""
+        return self.embed_tokens(tokens)
 
     def _check(self, tokens: Tensor, positions: Tensor | None, cache: Cache | None) -> None:
         limit = self.config.max_position_embeddings

@@ -77,8 +77,8 @@ def sample_base(life: Life) -> None:
 
 
 def _answers(life: Life, section: EvalSection) -> None:
-    if life.recipe.sft is not None:
-        _sample(life, section, "sft", [[{"role": "user", "content": question}] for question in section.questions])
+    if stage := life.recipe.answering:
+        _sample(life, section, stage, [[{"role": "user", "content": question}] for question in section.questions])
 
 
 def _sample(life: Life, section: EvalSection, stage: str, prompts: Sequence[str | list[Message]]) -> None:

@@ -34,7 +34,8 @@ class Display(Protocol):
 
 @dataclass
 class Life:
-    """One model's life in one run directory. `model` and `tokenizer` are set by the stages that make or open them."""
+    """One model's life in one run directory. `model` and `tokenizer` are set by the stages that make or open them,
+    `made_conversations` and `made_pairs` name the files that stages made for the stages behind them."""
 
     recipe: Recipe
     run: RunDirectory
@@ -42,6 +43,8 @@ class Life:
     device: str = field(default_factory=best_device)
     tokenizer: Tokenizer | None = None
     model: Transformer | None = None
+    made_conversations: list[str] = field(default_factory=list)
+    made_pairs: list[str] = field(default_factory=list)
 
     @cached_property
     def rates(self) -> Rates:

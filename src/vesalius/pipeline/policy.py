@@ -2,31 +2,28 @@
 answer is worth beside the others; the rest is one function.
 """
 
-import contextlib
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
-from vesalius.adapt.switch import disabled, is_adapted
 from vesalius.align.calculator import calculator
-from vesalius.align.credit import Credit, CriticCredit, GroupCredit, Reference, Scores
-from vesalius.align.episodes import Dialogue, Sampler, seed_of
+from vesalius.align.credit import Credit, CriticCredit, GroupCredit, Scores, as_it_is
+from vesalius.align.episodes import Dialogue, Sampler
 from vesalius.align.kl import KLController
 from vesalius.align.policy import COMPARISONS_OF, VARIANTS, PolicyGradient
 from vesalius.align.ppo import ActorCritic, ProximalPolicy
 from vesalius.align.rewards.compose import build_reward, judge_many
 from vesalius.align.rollouts import Judge, RolloutPlan, Rollouts, RolloutStats
-from vesalius.core.errors import UserError
-from vesalius.data.split import is_validation
+from vesalius.align.writer import seed_of
+from vesalius.data.split import split_items
 from vesalius.data.task import Task
 from vesalius.data.tasks import read_tasks
 from vesalius.hub.directory import save_model
-from vesalius.models.transformer import Transformer
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.policy import GrpoSection, PolicySection, PpoSection, RewardsSection
-from vesalius.pipeline.training import autocast, train_module
+from vesalius.pipeline.training import autocast_of, train_module
 from vesalius.train.callbacks import Validation
 from vesalius.train.objectives import Objective
 
@@ -35,7 +32,7 @@ TOOLS = {"calculator": calculator}
 Measure = Callable[[], dict[str, float]]
 
 
-def train_grpo(life: Life) -> None:
+def grpo(life: Life) -> None:
     """Reinforces by comparison, if the recipe has [grpo]."""
     section = life.recipe.grpo
     if section is None:
@@ -46,7 +43,7 @@ def train_grpo(life: Life) -> None:
     _reinforce(life, "grpo", section, model, credit, grpo_objective(section))
 
 
-def train_ppo(life: Life) -> None:
+def ppo(life: Life) -> None:
     """Reinforces with a critic, if the recipe has [ppo]."""
     section = life.recipe.ppo
     if section is None:
@@ -90,7 +87,7 @@ def _reinforce(
 ) -> None:
     """Trains `module`, which is the model or holds it, measures it before and after, and saves the model."""
     model, tokenizer = life.made
-    train, held_out = split_tasks(life)
+    train, held_out = split_items(read_tasks(life.recipe.data.tasks), life.recipe.data.validation_fraction, "tasks")
     dialogue = Dialogue(
         max_tokens=section.max_tokens,
         context=section.context,
@@ -116,25 +113,11 @@ def _reinforce(
             f"are left out (first: {rollouts.dropped[0]})"
         )
     measure = _measure(section, sampler, held_out)
-    _record(life, stage, "before", measure)
+    _record(life, stage, "before", measure, held_out=min(len(held_out), section.measured_tasks))
     watchers = [RolloutStats(rollouts), Validation(section.validate_every, lambda _: measure())]
     train_module(life, stage, section, module, rollouts, objective, watchers)
     save_model(life.run.model, model.eval(), tokenizer)
     _record(life, stage, "after", measure)
-
-
-def split_tasks(life: Life) -> tuple[list[Task], list[Task]]:
-    """The recipe's tasks, those of training and those held out. UserError where a side has none."""
-    data = life.recipe.data
-    sides: dict[bool, list[Task]] = {False: [], True: []}
-    for task in read_tasks(data.tasks):
-        sides[is_validation(task.split_key, data.validation_fraction)].append(task)
-    if not sides[False] or not sides[True]:
-        raise UserError(
-            f"of {len(sides[False]) + len(sides[True])} tasks none is left to {'measure' if sides[False] else 'train'} "
-            f"on at validation_fraction = {data.validation_fraction}: change it, or give more tasks"
-        )
-    return sides[False], sides[True]
 
 
 def judge_of(section: RewardsSection) -> Judge:
@@ -168,35 +151,20 @@ def _measure(section: PolicySection, sampler: Sampler, held_out: Sequence[Task])
     return measure
 
 
-def _record(life: Life, stage: str, when: str, measure: Measure) -> None:
+def _record(life: Life, stage: str, when: str, measure: Measure, **facts: Any) -> None:
     """Writes what is measured now into evals.json, where it is not there yet."""
-    if when not in life.results("verified_reward").get(stage, {}):
-        with life.timed("eval"), life.display.stage(f"solving held-out tasks {when} {stage}"):
-            before = life.results("verified_reward").get(stage, {})
-            life.add("verified_reward", **{stage: {**before, when: measure()}})
+    if when not in life.results(stage):
+        with life.timed("eval"), life.display.stage("solving held-out tasks"):
+            life.add(stage, **facts, **{when: measure()})
 
 
 def _scores(life: Life, section: PolicySection) -> Scores:
     return Scores(
         policy=life.made[0],
-        reference=reference_of(life.made[0]) if section.reference else None,
+        reference=as_it_is(life.made[0]) if section.reference else None,
         kl=KLController(section.kl_weight, section.kl_target, section.kl_horizon),
         kl_in=section.kl_in,
         temperature=section.temperature,
         rows=section.micro_batch_rows or 16,
-        autocast=autocast(life, section),
+        autocast=autocast_of(life, section),
     )
-
-
-def reference_of(model: Transformer) -> Reference:
-    """The model as it is now, while it goes on: without its adapter where it has one, else a frozen copy."""
-    if is_adapted(model):
-
-        @contextlib.contextmanager
-        def base() -> Iterator[Transformer]:
-            with disabled(model):
-                yield model
-
-        return base
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    return lambda: contextlib.nullcontext(frozen)

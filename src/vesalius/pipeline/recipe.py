@@ -1,6 +1,10 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [sft] → [grpo] → [ppo] → [heads] → [eval]
+    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [dpo] → [kto] → [grpo] → [ppo] → [reward] | [prm]
+    → [heads] → [eval]
+
+[best_of_n], [star] and [constitution] make conversations for [sft]; [constitution] and [self_rewarding] make pairs for
+[dpo] and [kto].
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -17,20 +21,35 @@ from vesalius.core.errors import UserError, nearest
 from vesalius.core.recipes import Section, load_recipe
 from vesalius.models.config import ModelConfig
 from vesalius.models.presets import by_depth, by_name
+from vesalius.pipeline.recipe_sections.adapter import AdapterSection
+from vesalius.pipeline.recipe_sections.making import (
+    BestOfNSection,
+    ConstitutionSection,
+    SelfRewardingSection,
+    StarSection,
+)
 from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
+from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
+from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.train.config import TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class DataSection(Section):
-    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; conversations likewise, or
-    `questions:python`; tasks that a program can check likewise, or `tasks:arithmetic` and its kin.
+    """Where the text comes from: `corpus:python`, paths, globs, `hf:owner/name`; the rest likewise: conversations, or
+    `questions:python`; pairs, ratings and scores, or `pairs:python`; steps, or `steps:arithmetic`; tasks that a program
+    can check, or `tasks:arithmetic` and its kin; prompts that the model answers itself, or `questions:python`.
     """
 
     text: list[str] = []
     conversations: list[str] = []
+    pairs: list[str] = []
+    ratings: list[str] = []
+    scores: list[str] = []
+    steps: list[str] = []
     tasks: list[str] = []
+    prompts: list[str] = []
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -96,11 +115,36 @@ class Recipe(Section):
     tokenizer: TokenizerSection | None = None
     model: ModelSection
     train: TrainConfig | None = None
+    best_of_n: BestOfNSection | None = None
+    star: StarSection | None = None
+    constitution: ConstitutionSection | None = None
+    adapter: AdapterSection | None = None
     sft: TrainConfig | None = None
+    self_rewarding: SelfRewardingSection | None = None
+    dpo: DpoSection | None = None
+    kto: KtoSection | None = None
     grpo: GrpoSection | None = None
     ppo: PpoSection | None = None
+    reward: RewardSection | None = None
+    prm: PrmSection | None = None
     heads: HeadsSection | None = None
     eval: EvalSection | None = None
+
+    @property
+    def tuning(self) -> TrainConfig | None:
+        """The first stage that changes the model's weights; None where it stays as it is."""
+        return next((value for name, value in self if isinstance(value, TrainConfig) and name != "heads"), None)
+
+    @property
+    def answering(self) -> str:
+        """The last stage that teaches to answer, "" where there is none."""
+        return next((name for name in ("ppo", "grpo", "kto", "dpo", "sft") if getattr(self, name)), "")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether any stage trains the model, or an adapter around it, from where [train] left it."""
+        others = {name: value for name, value in self if name not in ("train", "heads")}
+        return any(isinstance(value, TrainConfig) for value in others.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -110,22 +154,42 @@ class Recipe(Section):
         if isinstance(values.get("model"), str):
             values["model"] = {"start": values["model"]}
         if isinstance(data := values.get("data"), str | list):
-            values["data"] = {_kind_of_data(values): [data] if isinstance(data, str) else data}
+            values["data"] = {_data_of(values): [data] if isinstance(data, str) else data}
         return values
 
     @property
-    def tuning(self) -> TrainConfig | None:
-        """The first stage that changes the model's weights; None where it stays as it is."""
-        return self.train or self.sft or self.grpo or self.ppo
+    def makes_conversations(self) -> bool:
+        """Whether a stage before [sft] makes what it trains on."""
+        return bool(self.best_of_n or self.star or self.constitution)
+
+    @property
+    def makes_pairs(self) -> bool:
+        """Whether a stage before [dpo] and [kto] makes what they train on."""
+        return self.self_rewarding is not None or (self.constitution is not None and self.constitution.pairs)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.train and not self.data.text:
             raise ValueError("[train] needs data.text: corpus:python, files or globs")
-        if self.sft and not self.data.conversations:
+        if (self.best_of_n or self.star) and not self.data.tasks:
+            raise ValueError("[best_of_n] and [star] need data.tasks: tasks:arithmetic, or files with answers")
+        if self.self_rewarding and not self.data.prompts:
+            raise ValueError("[self_rewarding] needs data.prompts: questions:python, or files of prompts")
+        if self.sft and not (self.data.conversations or self.makes_conversations):
             raise ValueError("[sft] needs data.conversations: questions:python, or JSONL files")
+        if self.dpo and not (self.data.pairs or self.makes_pairs):
+            raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
+        if self.kto and not (self.data.ratings or self.makes_pairs):
+            raise ValueError("[kto] needs data.ratings: pairs:python, or JSONL files of prompt, completion and label")
         if (self.grpo or self.ppo) and not self.data.tasks:
             raise ValueError("[grpo] and [ppo] need data.tasks: tasks:arithmetic, or files of prompts and answers")
+        if self.reward and not (self.data.pairs if self.reward.learn == "pairs" else self.data.scores):
+            raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
+        if self.prm and not self.data.steps:
+            raise ValueError("[prm] needs data.steps: steps:arithmetic, or JSONL files")
+        self._check_scoring()
+        if self.adapter and not self.tunes:
+            raise ValueError("[adapter] is what a tuning stage trains: add one, for example [sft]")
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and self.train):
@@ -134,11 +198,43 @@ class Recipe(Section):
             raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
         return self
 
+    def _check_scoring(self) -> None:
+        """A decoder that learns to score forgets how to write, so a run ends with one of them."""
+        scoring = [name for name in ("reward", "prm") if getattr(self, name)]
+        others = [name for name in ("train", "sft", "dpo", "kto", "grpo", "ppo", "heads") if getattr(self, name)]
+        if scoring and len(scoring + others) > 1:
+            raise ValueError(
+                f"[{scoring[0]}] makes a model that scores and no longer writes: train "
+                f"{' and '.join(others + scoring[1:])} in a run of its own, and start from that by model.start"
+            )
 
-def _kind_of_data(values: dict[str, Any]) -> str:
-    """What the first stage of a recipe eats."""
-    first = next((stage for stage in ("train", "sft", "grpo", "ppo") if stage in values), "sft")
-    return {"train": "text", "grpo": "tasks", "ppo": "tasks"}.get(first, "conversations")
+
+def _data_of(values: dict[str, Any]) -> str:
+    """What `data = "file"` means in a recipe of these sections."""
+    match values:
+        case {"train": _}:
+            return "text"
+        case {"best_of_n": _} | {"star": _}:
+            return "tasks"
+        case {"constitution": _}:
+            return "prompts"
+        case {"sft": _}:
+            return "conversations"
+        case {"self_rewarding": _}:
+            return "prompts"
+        case {"dpo": _}:
+            return "pairs"
+        case {"kto": _}:
+            return "ratings"
+        case {"grpo": _} | {"ppo": _}:
+            return "tasks"
+        case {"reward": {"learn": "scores"}}:
+            return "scores"
+        case {"reward": _}:
+            return "pairs"
+        case {"prm": _}:
+            return "steps"
+    return "conversations"
 
 
 def shipped_recipes() -> dict[str, Path]:

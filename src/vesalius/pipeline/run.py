@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from vesalius.align.constitution import load_constitution
 from vesalius.core.errors import Interrupted, UserError
 from vesalius.core.files import atomic_write
 from vesalius.core.hardware import hardware_line
@@ -13,6 +14,9 @@ from vesalius.core.recipes import build_recipe, dump_recipe
 from vesalius.core.run_directory import RunDirectory
 from vesalius.data.conversations import read_conversations
 from vesalius.data.documents import read_documents
+from vesalius.data.preferences import read_pairs, read_ratings, read_scores
+from vesalius.data.prompts import read_prompts
+from vesalius.data.solutions import read_solutions
 from vesalius.data.tasks import read_tasks
 from vesalius.hub.open import model_path
 from vesalius.pipeline.life import Display, Life
@@ -40,7 +44,7 @@ def run_recipe(recipe: Recipe, out: Path | str, display: Display, *, resume: boo
     except KeyboardInterrupt:
         raise Interrupted("stopped; what was finished before is kept") from None
     except UserError:
-        if fresh and not run.checkpoints.exists():  # wrong input, and nothing learned yet: leave no trace
+        if fresh and not run.checkpoints.exists() and not run.made.exists():  # wrong input, nothing yet: leave no trace
             _withdraw(run)
         raise
     finally:
@@ -55,8 +59,20 @@ def _check_names(recipe: Recipe) -> None:
         read_documents(recipe.data.text)
     if recipe.data.conversations:
         read_conversations(recipe.data.conversations)
+    if recipe.data.pairs:
+        read_pairs(recipe.data.pairs)
+    if recipe.data.ratings:
+        read_ratings(recipe.data.ratings)
+    if recipe.data.scores:
+        read_scores(recipe.data.scores)
+    if recipe.data.steps:
+        read_solutions(recipe.data.steps)
     if recipe.data.tasks:
         read_tasks(recipe.data.tasks)
+    if recipe.data.prompts:
+        read_prompts(recipe.data.prompts)
+    if recipe.constitution is not None:
+        load_constitution(recipe.constitution.file)
     if recipe.model.start is not None:
         model_path(recipe.model.start)
 

@@ -1,7 +1,10 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [sft] → [grpo] → [ppo] → [heads] → [eval]
+    text → tokenizer → shards → [train] → [adapter] → [sft] → [dpo] → [kto] → [grpo] → [ppo] → [reward] | [prm]
+    → [heads] → [eval]
+
+[best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
 
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
@@ -9,18 +12,26 @@ newest checkpoint.
 
 from collections.abc import Callable, Iterator
 
-from vesalius.core.errors import UserError
+import torch
+
+from vesalius.adapt.merging import fold
+from vesalius.adapt.switch import is_adapted
 from vesalius.data.documents import read_documents
 from vesalius.data.shard_writing import write_shards
 from vesalius.data.shards import read_index
 from vesalius.data.split import split_documents
-from vesalius.hub.open import GGUF, model_path, open_model
-from vesalius.hub.unpacking import is_quantised
+from vesalius.hub.open import open_model
+from vesalius.hub.unpacking import is_quantised, unpacked
 from vesalius.models.transformer import Transformer
+from vesalius.pipeline.adapting import adapt, keep_adapter
 from vesalius.pipeline.evaluation import describe_model, evaluate, sample_base
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
-from vesalius.pipeline.policy import train_grpo, train_ppo
+from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
+from vesalius.pipeline.policy import grpo, ppo
+from vesalius.pipeline.preference import dpo, kto
+from vesalius.pipeline.prm import prm
+from vesalius.pipeline.reward import reward
 from vesalius.pipeline.training import pretrain, tune
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.tokenizer import Tokenizer
@@ -30,8 +41,9 @@ def prepare(life: Life) -> None:
     """Opens the model that the recipe starts from, or learns a tokenizer and draws fresh weights."""
     section = life.recipe.model
     if section.start is not None:
-        frozen = life.recipe.tuning is None
-        life.model, life.tokenizer = open_model(section.start) if frozen else open_start(section.start)
+        trains = life.recipe.train or life.recipe.tunes
+        opened = open_start(section.start, life.display.say) if trains else open_model(section.start)
+        life.model, life.tokenizer = opened
     else:
         life.tokenizer = learn_tokenizer(life)
         train = life.recipe.train
@@ -44,15 +56,17 @@ def prepare(life: Life) -> None:
     describe_model(life)
 
 
-def open_start(reference: str) -> tuple[Transformer, Tokenizer]:
-    """The model that training goes on from, by any name that `open_model` takes. UserError for a GGUF file."""
-    path = model_path(reference)
-    if path.suffix == GGUF:
-        raise UserError(
-            f"model.start = {reference!r} is a GGUF file, whose quantised weights cannot be trained: write them as "
-            f"floats by `vesalius export {reference} DIRECTORY --dtype f32` and start from that directory"
-        )
-    return open_model(path)
+def open_start(reference: str, say: Callable[[str], None]) -> tuple[Transformer, Tokenizer]:
+    """The model that training goes on from, by any name that `open_model` takes. One of a GGUF file is unpacked into
+    floats, which `say` is told with the memory that they take; an adapter's is the base with the adapter merged."""
+    model, tokenizer = open_model(reference)
+    if is_quantised(model):
+        model = unpacked(model, torch.float32)
+        needed = sum(parameter.nbytes for parameter in model.parameters())
+        say(f"{reference}: quantised weights as float32, {needed / 1e6:,.0f} MB, since only floats can be trained")
+    elif is_adapted(model):
+        fold(model)
+    return model.requires_grad_(True), tokenizer
 
 
 def learn_tokenizer(life: Life) -> Tokenizer:
@@ -105,9 +119,18 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     encode,
     pretrain,
     sample_base,
+    make_conversations,
+    adapt,
     tune,
-    train_grpo,
-    train_ppo,
+    check_tasks,
+    make_pairs,
+    dpo,
+    kto,
+    grpo,
+    ppo,
+    reward,
+    prm,
+    keep_adapter,
     train_heads,
     evaluate,
 )

@@ -14,7 +14,7 @@ from vesalius.data.conversations import read_conversations
 from vesalius.data.loader import PackedLoader
 from vesalius.data.prefetch import Prefetch
 from vesalius.data.shards import TokenShards
-from vesalius.data.split import is_validation
+from vesalius.data.split import split_items
 from vesalius.evals.bits_per_byte import bits_per_byte
 from vesalius.hub.directory import save_model
 from vesalius.models.counts import count_flops
@@ -29,7 +29,7 @@ from vesalius.train.objectives import NextToken, Objective
 from vesalius.train.optim.build import build_optimizer
 from vesalius.train.precision import Precision
 from vesalius.train.schedules import build_schedule
-from vesalius.train.training import BatchSource, Callback
+from vesalius.train.training import BatchSource, Callback, TrainingBatch
 
 QUICK_VALIDATION_TOKENS = 16_384
 """What the curve of a run is measured on; the stage's result is measured on the whole split."""
@@ -44,7 +44,7 @@ def pretrain(life: Life) -> None:
         return
     train, validation = (TokenShards(life.run.data, side, tokenizer) for side in ("train", "validation"))
     loader = PackedLoader(train, batch_rows=config.batch_rows, context=config.context, seed=config.seed)
-    dtype = autocast(life, config)
+    dtype = autocast_of(life, config)
 
     def quick(model: nn.Module) -> Mapping[str, float]:
         limit = QUICK_VALIDATION_TOKENS
@@ -74,7 +74,7 @@ def tune(life: Life) -> None:
     if life.recipe.train is not None and "after_sft" not in life.results("bits_per_byte"):
         with life.timed("eval"), life.display.stage("measuring bits per byte"):
             shards = TokenShards(life.run.data, "validation", tokenizer)
-            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=autocast(life, config))
+            whole = bits_per_byte(life.made[0].eval(), shards, context=config.context, dtype=autocast_of(life, config))
         life.add("bits_per_byte", after_sft=whole["bits_per_byte"])
 
 
@@ -86,33 +86,35 @@ def _loss_on(conversations: list[Conversation], life: Life, config: TrainConfig)
         conversations, life.made[1], batch_rows=config.batch_rows, context=config.context, seed=config.seed
     )
     fixed = [next(source) for _ in range(max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens))]
-    return lambda model: {"loss": mean_loss(model, fixed, autocast(life, config))}
+    return lambda model: {"loss": mean_loss(model, fixed, autocast_of(life, config))}
 
 
 def split_conversations(life: Life) -> tuple[list[Conversation], list[Conversation]]:
     """The recipe's conversations, those of training and those held out. UserError where none are left to train on."""
     data = life.recipe.data
-    sides: dict[bool, list[Conversation]] = {False: [], True: []}
-    for conversation in read_conversations(data.conversations):
-        sides[is_validation(conversation.split_key, data.validation_fraction)].append(conversation)
-    if not sides[False]:
-        raise UserError(
-            f"all {len(sides[True])} conversations fell to validation at validation_fraction = "
-            f"{data.validation_fraction}: lower it, or give more conversations"
-        )
-    return sides[False], sides[True]
+    specs = [*data.conversations, *life.made_conversations]
+    return split_items(read_conversations(specs), data.validation_fraction, "conversations")
+
+
+def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype | None = None) -> float:
+    """Nats for each target over all batches."""
+    return mean_metrics(model, NextToken(), batches, autocast)["loss"]
 
 
 @torch.inference_mode()
-def mean_loss(model: nn.Module, batches: Iterable[Batch], autocast: torch.dtype | None = None) -> float:
-    """Nats for each target over all batches."""
-    objective, nats, targets = NextToken(), 0.0, 0
-    device = next(model.parameters()).device
+def mean_metrics(
+    model: nn.Module, objective: Objective, batches: Iterable[TrainingBatch], autocast: torch.dtype | None = None
+) -> dict[str, float]:
+    """ "loss" and the metrics of an objective over all batches, each by its weight; {} where there is no batch."""
+    totals: dict[str, float] = {}
+    weight, device = 0, next(model.parameters()).device
     for batch in batches:
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            loss, _ = objective(model, batch.to(device))
-        nats, targets = nats + loss.item() * batch.weight, targets + batch.weight
-    return nats / targets
+            loss, metrics = objective(model, batch.to(device))
+        weight += batch.weight
+        for name, value in {"loss": loss, **metrics}.items():
+            totals[name] = totals.get(name, 0.0) + value.item() * batch.weight
+    return {name: total / weight for name, total in totals.items()}
 
 
 def _train(life: Life, stage: str, config: TrainConfig, batches: BatchSource, measure: Measure) -> None:
@@ -161,11 +163,12 @@ def train_module(
 
 def throughput(life: Life, model: Transformer, config: TrainConfig) -> Callback:
     """MFU against the rate that this machine reached in the precision of the training."""
-    peak = life.rates.float32 if autocast(life, config) is None else life.rates.bfloat16
+    peak = life.rates.float32 if autocast_of(life, config) is None else life.rates.bfloat16
     return Throughput(3 * count_flops(model.config, config.context).total, peak)
 
 
-def autocast(life: Life, config: TrainConfig) -> torch.dtype | None:
+def autocast_of(life: Life, config: TrainConfig) -> torch.dtype | None:
+    """What the training's precision lets autocast compute in; None for float32."""
     precision = Precision.choose(config.precision, life.device)
     return None if precision.name == "float32" else precision.dtype
 

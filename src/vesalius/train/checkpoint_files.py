@@ -1,11 +1,11 @@
 """One checkpoint on the disk: a directory that is whole or absent, and never a pickle.
 
-    model.safetensors      weights, under the names of the model's state_dict
+    model.safetensors      what trains, and the buffers, under their names in the model
     optimizer.safetensors  the optimizer's tensors, "<parameter's number>.<name>"
     state.json             everything else, and the digests of both files
 
-The directory is written beside and renamed (core.files), so a kill leaves the one before. What a disk does to it later
-is found by the digests.
+What is frozen is not in it: a run starts from the same model again. The directory is written beside and renamed
+(core.files), so a kill leaves the one before. What a disk does to it later is found by the digests.
 """
 
 import errno
@@ -15,19 +15,46 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from vesalius.core.errors import VesaliusError
 from vesalius.core.files import atomic_path
 
-TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
+WEIGHTS = "model.safetensors"
+TENSOR_FILES = (WEIGHTS, "optimizer.safetensors")
+
+DIGESTED = 1024
+"""Numbers of each frozen parameter that tell one base from another."""
 
 
 class DamagedCheckpointError(VesaliusError):
     """A checkpoint that cannot be read back as it was written."""
+
+
+def learned(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train, one that several modules share once, and the buffers that a state_dict holds."""
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return trained | {
+        f"{path}.{name}" if path else name: buffer
+        for path, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """Of the parameters that do not train, by one number in so many of each; "" where there are none."""
+    digest = hashlib.blake2b(digest_size=8)
+    frozen = [(name, p.detach()) for name, p in model.named_parameters() if not p.requires_grad]
+    for name, parameter in frozen:
+        flat = parameter.flatten()
+        some = flat[:: max(1, len(flat) // DIGESTED)].float().cpu()
+        digest.update(name.encode() + some.numpy().tobytes())
+    return digest.hexdigest() if frozen else ""
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -49,7 +76,7 @@ def write_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: 
     with atomic_path(path) as scratch:
         scratch.mkdir()
         try:
-            save_model(model, str(scratch / "model.safetensors"))
+            save_file({name: tensor.contiguous() for name, tensor in learned(model).items()}, scratch / WEIGHTS)
             save_file(
                 {name: tensor.contiguous() for name, tensor in tensors.items()}, scratch / "optimizer.safetensors"
             )
@@ -71,9 +98,12 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+@torch.no_grad()
 def load_tensors(path: Path, state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
     """Puts weights and optimizer state of a checkpoint, whose `read_state` is `state`, into place."""
-    load_model(model, path / "model.safetensors")
+    there, stored = learned(model), load_file(path / WEIGHTS)
+    for name, tensor in there.items():
+        tensor.copy_(stored[name])
     values: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in load_file(path / "optimizer.safetensors").items():
         number, name = key.split(".", 1)

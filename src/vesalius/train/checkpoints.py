@@ -1,7 +1,8 @@
 """Keeps a run's newest checkpoints, puts the run back from them, and serves the guard's way back.
 
 One is written at the start of a stage, so that there is always a way back, then after every `every` seconds (a clock
-bounds what a kill costs, whatever the length of a step), and at the end. Weights that are not finite are never saved.
+bounds what a kill costs, whatever the length of a step), and at the end. Weights that are not finite are never saved,
+and frozen ones never at all: they are those that the run starts from, and a few of their numbers are compared.
 """
 
 import json
@@ -18,6 +19,8 @@ from vesalius.core.files import remove_scratch
 from vesalius.train.checkpoint_files import (
     DamagedCheckpointError,
     checkpoint_path,
+    frozen_digest,
+    learned,
     list_checkpoints,
     load_tensors,
     read_state,
@@ -46,6 +49,7 @@ class Checkpoints(Callback):
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity or {})))  # as it comes back from a file
         self.recipe = recipe
         self.saved_step: int | None = None
+        self._frozen: str | None = None
         self.saved_at = time.monotonic()
 
     def on_restore(self, run: Training) -> None:
@@ -88,7 +92,7 @@ class Checkpoints(Callback):
     def save(self, run: Training) -> None:
         """Writes a checkpoint of this moment and keeps the newest `keep`. VesaliusError where the disk is full."""
         self.saved_at = time.monotonic()
-        if not all(torch.isfinite(parameter).all() for parameter in run.model.parameters()):
+        if not all(torch.isfinite(tensor).all() for tensor in learned(run.model).values()):
             run.emit_guard("warning", "the weights are not finite, so this moment is not saved")
             return
         state = {"identity": self._identity(run), "recipe": self.recipe, "run": run.state_dict()}
@@ -98,8 +102,11 @@ class Checkpoints(Callback):
             shutil.rmtree(old)
 
     def _identity(self, run: Training) -> dict[str, Any]:
-        shapes = {name: list(tensor.shape) for name, tensor in run.model.state_dict().items()}
-        return {**_flat(self.identity), "optimizer": type(run.optimizer).__name__, **shapes}
+        if self._frozen is None:
+            self._frozen = frozen_digest(run.model)
+        shapes = {name: list(tensor.shape) for name, tensor in learned(run.model).items()}
+        frozen = {"the frozen weights' digest": self._frozen} if self._frozen else {}
+        return {**_flat(self.identity), "optimizer": type(run.optimizer).__name__, **frozen, **shapes}
 
     def _check_fits(self, path: Path, state: dict[str, Any], run: Training) -> None:
         if difference := _first_difference(state["identity"], self._identity(run)):

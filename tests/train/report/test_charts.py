@@ -21,7 +21,8 @@ FULL = {"loss": 3.0, "lr": 1e-3, "grad_norm": 1.0, "tok_per_s": 20_000.0, "mfu":
 
 def test_every_quantity_has_a_panel() -> None:
     svg = drawn(stage([{"step": n, **FULL} for n in range(1, 9)]))
-    assert all(f">{panel.title}</text>" in svg for panel in PANELS)
+    titles = ["Loss, nats per token", *(panel.title for panel in PANELS[1:])]
+    assert all(f">{title}</text>" in svg for title in titles)
 
 
 def test_a_quantity_that_was_never_recorded_has_no_panel() -> None:

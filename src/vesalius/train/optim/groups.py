@@ -1,7 +1,7 @@
 """Which parameters are treated alike, told from names and shapes.
 
 matrix     weights inside the network, two dimensions and up: decay; Muon's when Muon is chosen
-embedding  token and position tables, the head: a step touches few rows, so rate and decay may be their own
+embedding  token and position tables, the heads: a step touches few rows, so rate and decay may be their own
 vector     norms, anything with one dimension, biases (those of experts are stacked): never decay, it would only pull
            scales to 0
 """
@@ -9,6 +9,9 @@ vector     norms, anything with one dimension, biases (those of experts are stac
 from typing import Any, Literal
 
 from torch import Tensor, nn
+
+HEADS = {"lm_head", "score"}
+"""Modules that read the last hidden states out: of the next token, and of a reward (align/scoring_model)."""
 
 Role = Literal["matrix", "embedding", "vector"]
 
@@ -23,7 +26,7 @@ def role(name: str, parameter: Tensor) -> Role:
     if parameter.ndim < 2 or name.endswith("bias"):
         return "vector"
     parts = name.split(".")
-    return "embedding" if "lm_head" in parts or any(part.startswith("embed") for part in parts) else "matrix"
+    return "embedding" if HEADS & {*parts} or any(part.startswith("embed") for part in parts) else "matrix"
 
 
 def parameter_groups(

@@ -42,7 +42,7 @@ class Panel:
 
 
 PANELS = (
-    Panel(key="loss", title="Loss, nats per token", height=260, ticks=5, number=".2~f", zero=False),
+    Panel(key="loss", title="Loss", height=260, ticks=5, number=".2~f", zero=False),
     Panel(key="lr", title="Learning rate", height=64, ticks=2, number=".1~e"),
     Panel(key="grad_norm", title="Gradient norm", height=64, ticks=2, number=".2~f"),
     Panel(key="tok_per_s", title="Tokens per second", height=64, ticks=2, number="~s"),
@@ -141,8 +141,9 @@ def guard_layers(panel: Panel, stage: Stage) -> list[Spec]:
 
 def caption_layers(panel: Panel, stage: Stage) -> list[Spec]:
     """The panel's name above its left end, and above its right end what to remember of it."""
+    title = f"{panel.title}, {stage.loss_unit}" if panel.key == "loss" and stage.loss_unit else panel.title
     captions = [
-        (panel.title, "left", str(-AXIS_WIDTH), INK, "bold"),
+        (title, "left", str(-AXIS_WIDTH), INK, "bold"),
         (note(panel, stage), "right", "width", MUTED, "normal"),
     ]
     if panel.key == "loss" and stage.validations:

@@ -37,8 +37,21 @@ def headline(run: Run) -> Headline:
     model = f"a model of {formats.count(parameters(run))} parameters" if parameters(run) else "a model"
     made = f"{model}{made_in(run)}{made_on(run)}"
     if (bits := run.amounts("bits_per_byte").get("model")) is None:
-        return Headline(lead="A finished run", rest=f": {made}.")
+        return Headline(lead=finished_lead(run), rest=f": {made}.")
     return Headline(lead=f"{bits:.2f} bits per byte", rest=f" on text it never saw{against(run, bits)}: {made}.")
+
+
+def finished_lead(run: Run) -> str:
+    """What a model came to that was not made from text."""
+    for parts, what in (
+        (("kto", "after"), "answers"),
+        (("dpo", "after"), "pairs"),
+        (("reward",), "pairs"),
+        (("prm",), "steps"),
+    ):
+        if (share := run.amounts(*parts).get("accuracy")) is not None:
+            return f"{formats.percent(share)} of unseen {what} judged rightly"
+    return "A finished run"
 
 
 def unfinished_rest(run: Run) -> str:

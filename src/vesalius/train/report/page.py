@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from vesalius.core.files import atomic_write
 from vesalius.core.run_directory import RunDirectory
+from vesalius.train.report.findings import findings
 from vesalius.train.report.headline import headline, key_figures
 from vesalius.train.report.reading import Run, read_run
 from vesalius.train.report.samples import LEVELS, samples
@@ -61,6 +62,7 @@ def contents(run: Run) -> dict[str, Any]:
         "baselines": baselines(run),
         "accuracies": accuracies(run),
         "chance": run.amounts("docstring_choice").get("chance", 0.25),
+        "findings": findings(run),
         "samples": samples(run),
         "levels": [label for _, label in LEVELS],
         "spendings": spendings(run),

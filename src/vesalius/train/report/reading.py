@@ -12,7 +12,17 @@ from typing import Any
 from vesalius.core.run_directory import RunDirectory
 
 Record = dict[str, Any]
-STAGE_TITLES = {"train": "Pretraining", "sft": "Instruction tuning", "heads": "Multi-token heads"}
+STAGE_TITLES = {
+    "train": "Pretraining",
+    "sft": "Instruction tuning",
+    "dpo": "Preferences between answers",
+    "kto": "Preferences from rated answers",
+    "reward": "Reward model",
+    "prm": "Process reward model",
+    "heads": "Multi-token heads",
+}
+LOSS_UNITS = {"dpo": "", "kto": "", "reward": "", "prm": "nats per step"}
+"""Of the stages whose loss is not nats per token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +38,11 @@ class Stage:
     def title(self) -> str:
         """The name as a heading."""
         return STAGE_TITLES.get(self.name, self.name)
+
+    @property
+    def loss_unit(self) -> str:
+        """What the loss is counted in; "" where that depends on the recipe."""
+        return LOSS_UNITS.get(self.name, "nats per token")
 
     @cached_property
     def seconds(self) -> float:

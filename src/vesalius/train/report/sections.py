@@ -150,7 +150,8 @@ def missing(run: Run) -> str:
     """What an unfinished run would still have measured, in words; "" where it is finished."""
     comparison, choice = "bits per byte against the baselines", "docstring choice"
     wanted = ((comparison, baselines), (choice, accuracies), ("samples", samples))
-    return "" if run.finished else ", ".join(name for name, section in wanted if not section(run))
+    scores = {"reward", "prm"} & {stage.name for stage in run.stages}  # and writes nothing
+    return "" if run.finished or scores else ", ".join(name for name, section in wanted if not section(run))
 
 
 def rates(run: Run) -> str:

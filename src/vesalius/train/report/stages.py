@@ -66,7 +66,9 @@ def summary(stage: Stage) -> str:
     for kind, records in (("Validation", stage.validations), ("Training", stage.steps)):
         if len(losses := finite(records, "loss")) > 1:
             verb = "fell" if losses[-1] < losses[0] else "rose"
-            return f"{text} {kind} loss {verb} from {losses[0]:.2f} to {losses[-1]:.2f} nats per token."
+            return (
+                f"{text} {kind} loss {verb} from {losses[0]:.2f} to {losses[-1]:.2f} {stage.loss_unit}".rstrip() + "."
+            )
     return text
 
 

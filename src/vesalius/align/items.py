@@ -1,0 +1,169 @@
+"""Prompts with their answers as ids, and endless batches of them: what pairs, ratings and comparisons have in common.
+
+An item is a prompt and a fixed number of answers to it. What can't be used is dropped, counted and named by the reason.
+Left out: truncation, for the reason that align/sft gives.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from vesalius.align.answer_rows import Item, Layout, item_length, lay_out
+from vesalius.align.answers import AnswerBatch
+from vesalius.align.packing import PackedRows, pack
+from vesalius.align.sft import describe_row
+from vesalius.align.spans import Ids, Spans, SpansWriter
+from vesalius.core.errors import UserError
+from vesalius.data.preference import Messages
+from vesalius.tokenizers.chat import encode_chat
+from vesalius.tokenizers.tokenizer import Tokenizer
+
+Asked = tuple[str, Messages, Sequence[Messages]]
+"""A name that helps a person to find it, a prompt, and the answers to it."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Prompts with `answers` answers each: of item i the prompt is span i · (answers + 1), its answers the next ones.
+
+    `dropped` has the names of what was left out, by the reason; `kept` the places of the others in what was read.
+    """
+
+    spans: Spans
+    answers: int
+    names: list[str]
+    kept: list[int]
+    dropped: dict[str, list[str]]
+    padding: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Item:
+        first = number * (self.answers + 1)
+        prompt, *answers = (self.spans[first + part] for part in range(self.answers + 1))
+        return Item(prompt[0], answers)
+
+    def lengths(self, layout: Layout) -> Ids:
+        """The places that each item takes in a row."""
+        parts = self.spans.lengths.reshape(-1, self.answers + 1).tolist()
+        return np.array([item_length(prompt, answers, layout) for prompt, *answers in parts], np.int64)
+
+
+def encode_items(asked: Iterable[Asked], tokenizer: Tokenizer, layout: Layout, answers: int) -> Items:
+    """The items that fit into a row of the layout and whose answers differ. UserError where none is left."""
+    writer, names, kept = SpansWriter(tokenizer.vocab_size), list[str](), list[int]()
+    too_long, same = f"longer than {layout.context} tokens", "chosen equal to rejected"
+    dropped: dict[str, list[str]] = {too_long: [], same: []}
+    for place, (name, before, answered) in enumerate(asked):
+        prompt, found = encode_answers(tokenizer, before, answered, name)
+        if any(one == other for one, other in pairwise(found)):
+            dropped[same].append(name)
+        elif item_length(len(prompt), [len(ids) for ids, _ in found], layout) > layout.context:
+            dropped[too_long].append(name)
+        else:
+            names.append(name)
+            kept.append(place)
+            for ids, said in ((prompt, [False] * len(prompt)), *found):
+                writer.add(ids, said)
+    dropped = {reason: found for reason, found in dropped.items() if found}
+    if not names:
+        raise UserError(_why_nothing_is_left(dropped))
+    return Items(writer.done(), answers, names, kept, dropped, tokenizer.bos_id or 0)
+
+
+Marked = tuple[list[int], list[bool]]
+"""The ids of an answer, and which of them the assistant says."""
+
+
+def encode_answers(
+    tokenizer: Tokenizer, prompt: Messages, answers: Sequence[Messages], name: str
+) -> tuple[list[int], list[Marked]]:
+    """The ids of a prompt and of each answer behind it, up to the last token that the assistant says.
+
+    Where a template writes the prompt differently once it is answered, an answer begins where the ids part.
+    """
+    try:
+        before = encode_chat(tokenizer, prompt, add_generation_prompt=True).ids
+        chats = [encode_chat(tokenizer, prompt + answer) for answer in answers]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    start = min(_common_length(before, chat.ids) for chat in chats)
+    if not start:
+        raise UserError(
+            f"{name}: the chat template writes nothing before an answer, so nothing predicts its first token"
+        )
+    found: list[Marked] = []
+    for chat in chats:
+        end = max((place for place, said in enumerate(chat.assistant_mask, 1) if said), default=0)
+        if end <= start:
+            raise UserError(f"{name}: an answer has no token of its own: look at the chat template")
+        found.append((chat.ids[start:end], chat.assistant_mask[start:end]))
+    return before[:start], found
+
+
+class PackedItems:
+    """An endless iterator of `AnswerBatch`es, one epoch after another.
+
+    With `reference` (N, answers), the reference model's log-probabilities of every item's answers, batches have those
+    of their items.
+    """
+
+    def __init__(self, items: Items, layout: Layout, *, seed: int, reference: Tensor | None = None) -> None:
+        self.items, self.layout, self.reference = items, layout, reference
+        fingerprint = items.spans.fingerprint(f"{layout}|{seed}")
+        self._rows = PackedRows(items.lengths(layout), context=layout.context, seed=seed, fingerprint=fingerprint)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> AnswerBatch:
+        source = f"epoch {self._rows.epoch}: "
+        rows = [next(self._rows) for _ in range(self.layout.rows)]
+        return batch_of(self.items, rows, self.layout, source=source, reference=self.reference)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch begins, as JSON can hold it."""
+        return self._rows.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where the state was taken. UserError where it belongs to other items or settings."""
+        self._rows.load_state_dict(state)
+
+
+def batch_of(
+    items: Items,
+    rows: Sequence[Sequence[int]],
+    layout: Layout,
+    *,
+    source: str = "",
+    reference: Tensor | None = None,
+) -> AnswerBatch:
+    """The batch whose rows have the items of these numbers, with what `reference` (N, answers) has of them."""
+    source += " | ".join(describe_row(list(row), items.names) for row in rows)
+    batch = lay_out([[items[number] for number in row] for row in rows], layout, padding=items.padding, source=source)
+    if reference is None:
+        return batch
+    return replace(batch, reference=reference[[number for row in rows for number in row]].flatten())
+
+
+def each_once(items: Items, numbers: Sequence[int], layout: Layout) -> Iterator[list[list[int]]]:
+    """The rows of batches that have the items of these numbers once."""
+    rows = pack(numbers, items.lengths(layout)[list(numbers)].tolist(), layout.context)
+    return (rows[start : start + layout.rows] for start in range(0, len(rows), layout.rows))
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
+def _why_nothing_is_left(dropped: dict[str, list[str]]) -> str:
+    if not dropped:
+        return "there are no preferences: the files are empty, or the split left none on this side"
+    reasons = ", ".join(f"{len(names)} {reason} (the first: {names[0]})" for reason, names in dropped.items())
+    return f"no preference can be used: {reasons}; raise the context, or give others"

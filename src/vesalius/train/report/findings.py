@@ -1,0 +1,35 @@
+"""What a method found out about the model that it made, in one form: a heading, a sentence, drawings, a table.
+
+The template draws any finding; a method that has something to tell adds a function here that reads its part of
+evals.json and gives None where there is nothing.
+"""
+
+from collections.abc import Callable
+
+from vesalius.train.report.finding import Finding
+from vesalius.train.report.made import made, solved
+from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
+from vesalius.train.report.reading import Run
+from vesalius.train.report.scoring import calibration, pairs, process, scores
+from vesalius.train.report.side_effects import alignment_tax, diversity, length_bias, overoptimisation
+
+FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
+    made,
+    solved,
+    pairs_preferred,
+    ratings_preferred,
+    pairs,
+    scores,
+    process,
+    calibration,
+    length_bias,
+    overoptimisation,
+    diversity,
+    alignment_tax,
+)
+"""In the order of the page."""
+
+
+def findings(run: Run) -> list[Finding]:
+    """All that the run has something for."""
+    return [found for find in FINDINGS if (found := find(run)) is not None]
