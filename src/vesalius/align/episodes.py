@@ -105,6 +105,10 @@ class Sampler:
         """What the policy reads first. UserError where the tokenizer has no chat template, or it refuses."""
         return encode_chat(self.tokenizer, messages, add_generation_prompt=True).ids
 
+    def fits(self, messages: Messages) -> bool:
+        """Whether a prompt leaves room for an answer."""
+        return len(self.prompt_ids(messages)) < self.dialogue.context
+
     def sample(self, prompts: Sequence[Messages], n: int, seeds: Sequence[int]) -> list[list[Episode]]:
         """n episodes for each prompt, the same for the same weights and seeds.
 

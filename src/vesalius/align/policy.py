@@ -28,12 +28,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.align.kl import ESTIMATORS
 from vesalius.align.logprobs import token_logprobs
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.data.batch import IGNORE
+from vesalius.models.transformer import Transformer
 
 Ratio = Literal["token", "answer_mean", "answer"]
 Surrogate = Literal["clip", "capped", "score"]
@@ -61,7 +62,8 @@ class PolicyGradient:
     most_tokens: int = 1
     temperature: float = 1.0
 
-    def __call__(self, model: Any, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, Transformer), "answers are read from its hidden states"
         logp, entropy = token_logprobs(
             model, batch.tokens, batch.targets, temperature=self.temperature, entropy=True
         )  # (B, T) each

@@ -73,8 +73,9 @@ class Rollouts:
         self, tasks: Sequence[Task], sampler: Sampler, judge: Judge, credit: Credit, plan: RolloutPlan
     ) -> None:
         self.sampler, self.judge, self.credit, self.plan = sampler, judge, credit, plan
-        self.dropped: list[str] = []
-        self._tasks = [task for task in tasks if self._fits(task)]
+        self._tasks = [task for task in tasks if sampler.fits(task.messages)]
+        kept = {task.name for task in self._tasks}
+        self.dropped = [task.name for task in tasks if task.name not in kept]
         if not self._tasks:
             raise UserError(
                 f"none of {len(tasks)} tasks leaves room to answer in a context of {sampler.dialogue.context} tokens: "
@@ -118,11 +119,6 @@ class Rollouts:
         self._taken, self._update, self.stats = state["taken"], state["update"], state["stats"]
         self.credit.kl.weight = state["kl_weight"]
         self._batch = None if state["batch"] is None else PolicyBatch.from_json(state["batch"])
-
-    def _fits(self, task: Task) -> bool:
-        fits = len(self.sampler.prompt_ids(task.messages)) < self.sampler.dialogue.context
-        self.dropped += [] if fits else [task.name]
-        return fits
 
     def _roll_out(self) -> PolicyBatch:
         started = time.perf_counter()

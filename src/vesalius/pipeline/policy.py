@@ -4,6 +4,7 @@ answer is worth beside the others; the rest is one function.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from vesalius.align.ppo import ActorCritic, ProximalPolicy
 from vesalius.align.rewards.compose import build_reward, judge_many
 from vesalius.align.rollouts import Judge, RolloutPlan, Rollouts, RolloutStats
 from vesalius.align.writer import seed_of
+from vesalius.core.errors import UserError
 from vesalius.data.split import split_items
 from vesalius.data.task import Task
 from vesalius.data.tasks import read_tasks
@@ -136,7 +138,9 @@ def _measure(section: PolicySection, sampler: Sampler, held_out: Sequence[Task])
     """The mean verified reward of the likeliest answers to held-out tasks, and of drawn ones, always by the same
     seeds."""
     judge = judge_of(RewardsSection(where=section.rewards.where))
-    tasks = held_out[: section.measured_tasks]
+    tasks = list(islice((task for task in held_out if sampler.fits(task.messages)), section.measured_tasks))
+    if not tasks:
+        raise UserError(f"none of {len(held_out)} held-out tasks can be measured: raise data.validation_fraction")
     greedy = Sampler(sampler.model, sampler.tokenizer, replace(sampler.dialogue, temperature=0.0))
 
     def measure() -> dict[str, float]:
