@@ -151,7 +151,7 @@ def measure_lora(options: argparse.Namespace) -> None:
 def child(kind: str, options: argparse.Namespace) -> None:
     """Three steps in this process, and the most memory that it held."""
     way, _, recompute = kind.partition("+")
-    model, _ = open_packed(MODEL) if way == "qlora" else open_start(MODEL, lambda line: None)
+    model, _ = open_packed(MODEL) if way == "qlora" else open_start(MODEL, lambda _: None)
     if way != "full":
         add_lora(model, LoraConfig(lora_r=RANK, lora_alpha=ALPHA))
     step = our_step(model, options.rows, 0.0, torch.float32)
