@@ -90,6 +90,12 @@ def test_a_weight_of_what_is_not_there_is_an_error() -> None:
         PackedConversations(encoded, batch_rows=1, context=CONTEXT, seed=0, weights={"a": 1.0, "b": 2.0})
 
 
+def test_a_source_without_a_weight_beside_others_with_one_is_an_error() -> None:
+    encoded = encode_conversations([*talks(5, origin="a"), *talks(5, origin="b")], make_tokenizer(), CONTEXT)
+    with pytest.raises(UserError, match="b has no weight, the others have"):
+        PackedConversations(encoded, batch_rows=1, context=CONTEXT, seed=0, weights={"a": 1.0})
+
+
 def test_batches_have_the_shares_too() -> None:
     tokenizer = make_tokenizer()
     encoded = encode_conversations([*talks(40, origin="a"), *talks(10, first=40, origin="b")], tokenizer, CONTEXT)

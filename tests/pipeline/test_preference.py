@@ -1,15 +1,11 @@
 """The stages that learn from preferences: what they learn, measure and leave behind, and that a kill costs nothing."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from pipeline.killing import losses, losses_after_a_kill
 from tiny import called
 
 from vesalius.core.errors import UserError
@@ -157,16 +153,4 @@ def test_a_killed_run_resumes_to_the_same_losses(kind: str, tiny_run: Path, tmp_
     section = SECTIONS[kind].replace("steps = 8", "steps = 30") + "checkpoint_every = 0\n"
     recipe = write_run(tmp_path, kind, tiny_run, section)
     assert called("run", recipe, "--out", tmp_path / "whole").returncode == 0
-    expected = [record["loss"] for record in records(tmp_path / "whole", "step")]
-
-    command = [sys.executable, "-m", "vesalius.cli", "run", str(recipe), "--out", str(tmp_path / "cut")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(records(tmp_path / "cut", "step")) < 5:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(records(tmp_path / "cut", "step")) < 30
-    done = called("run", "--out", tmp_path / "cut", "--resume")
-    assert done.returncode == 0, done.stderr
-    assert [record["loss"] for record in records(tmp_path / "cut", "step")] == expected
+    assert losses_after_a_kill(recipe, tmp_path / "cut", steps=30) == losses(tmp_path / "whole")

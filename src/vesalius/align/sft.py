@@ -77,6 +77,8 @@ def _check_weights(encoded: Encoded, weights: Mapping[str, float]) -> None:
             f"{missing} has a weight of {weights[missing]:g}, but no conversation of it is left to train on: all "
             "are too long, or fell to validation"
         )
+    if unnamed := next((origin for origin in encoded.origins if origin not in weights), None):
+        raise UserError(f"{unnamed} has no weight, the others have: give all of them one, or none")
 
 
 def _lay_out(row: Sequence[int], data: Spans, context: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:

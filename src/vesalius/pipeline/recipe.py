@@ -224,6 +224,8 @@ class Recipe(Section):
             raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
         if self.prm and not self.data.steps:
             raise ValueError("[prm] needs data.steps: steps:arithmetic, or JSONL files")
+        if self.data.weights and self.makes_conversations:
+            raise ValueError("data.weights are for data.conversations alone: what a stage makes has none, remove them")
         self._check_scoring()
         if self.adapter and not self.tunes:
             raise ValueError("[adapter] is what a tuning stage trains: add one, for example [sft]")
