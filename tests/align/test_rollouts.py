@@ -254,7 +254,7 @@ def test_the_reference_of_a_fresh_adapter_is_the_base_without_a_copy(tokenizer):
             if parameter.requires_grad:
                 parameter += 0.1
     assert not torch.equal(model.eval()(tokens), expected)
-    with opened() as reference:
+    with torch.no_grad(), opened() as reference:
         assert reference is model
         assert torch.equal(reference(tokens), expected)
 
