@@ -12,9 +12,10 @@ from vesalius.align.credit import CriticCredit, GroupCredit, Scores, as_it_is, a
 from vesalius.align.episodes import Dialogue, Sampler
 from vesalius.align.kl import KLController
 from vesalius.align.logprobs import token_logprobs
+from vesalius.align.policy import PolicyGradient
 from vesalius.align.policy_batch import PolicyBatch
-from vesalius.align.ppo import ActorCritic
-from vesalius.align.rollouts import RolloutPlan, Rollouts
+from vesalius.align.ppo import ActorCritic, ProximalPolicy
+from vesalius.align.rollouts import RolloutPlan, Rollouts, RolloutStats
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
 from vesalius.data.task import Task
@@ -22,6 +23,11 @@ from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.tokenizer import Tokenizer
+from vesalius.train.config import TrainConfig
+from vesalius.train.loop import fit
+from vesalius.train.optim.build import build_optimizer
+from vesalius.train.schedules import build_schedule
+from vesalius.train.training import Callback
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +140,40 @@ def test_a_state_through_json_goes_on_exactly(before, kind, plan, tokenizer):
         assert resumed.credit.kl.weight == source.credit.kl.weight
         learn(model, one)
         learn(resumed_model, other)
+
+
+@pytest.mark.parametrize("kind", ["group", "critic"])
+def test_the_one_loop_raises_what_is_rewarded(kind, tokenizer):
+    """Short answers, of which a random model writes a few."""
+    policy = fresh_model(tokenizer)
+    module: torch.nn.Module = policy if kind == "group" else ActorCritic(policy, "head")
+    credit = (
+        GroupCredit(scores=scores(policy), compare="group")
+        if kind == "group"
+        else CriticCredit(scores=scores(policy), model=module)
+    )
+    source = rollouts(
+        policy, tokenizer, credit=credit, prompts=8, judge=lambda _, answers: [float(len(a) < 5) for a in answers]
+    )
+    objective = PolicyGradient() if kind == "group" else ProximalPolicy(policy=PolicyGradient())
+    config = TrainConfig(steps=25, learning_rate=5e-3, weight_decay=0.0, schedule="constant", precision="float32")
+    rewards: list[float] = []
+
+    class Watch(Callback):
+        def on_step(self, run, record):
+            rewards.append(record["reward"])
+
+    fit(
+        module,
+        source,
+        objective,
+        build_optimizer(module, config),
+        build_schedule(config),
+        [RolloutStats(source), Watch()],
+        config=config,
+    )
+    assert sum(rewards[:3]) / 3 < 0.5
+    assert sum(rewards[-3:]) / 3 > 0.9
 
 
 def test_the_state_between_two_rollouts_holds_no_answers(tokenizer):
