@@ -156,7 +156,13 @@ def test_the_one_loop_raises_what_is_rewarded(kind, tokenizer):
         policy, tokenizer, credit=credit, prompts=8, judge=lambda _, answers: [float(len(a) < 5) for a in answers]
     )
     objective = PolicyGradient() if kind == "group" else ProximalPolicy(policy=PolicyGradient())
-    config = TrainConfig(steps=25, learning_rate=5e-3, weight_decay=0.0, schedule="constant", precision="float32")
+    config = TrainConfig(
+        steps=25 if kind == "group" else 50,
+        learning_rate=5e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        precision="float32",
+    )
     rewards: list[float] = []
 
     class Watch(Callback):
