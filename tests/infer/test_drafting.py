@@ -5,9 +5,9 @@ import pytest
 import torch
 from engine_models import KINDS, SIZES, tiny_model
 from guessing import Knowing, free
-from vocabularies import bytes_only
+from vocabularies import byte_level, bytes_only
 
-from vesalius.infer.constrain import compile_constraint
+from vesalius.infer.constrain import Constraint, compile_constraint
 from vesalius.infer.engine import Engine, EngineOptions, Sequence
 from vesalius.infer.params import SamplingParams
 from vesalius.infer.speculative.draft import EMPTY, Draft
@@ -256,3 +256,92 @@ def test_guesses_change_no_answer_that_has_to_follow_a_grammar():
         assert guessed == plain
         assert accepted > 5
         assert "-" in tokenizer.decode(plain)
+
+
+class Unforced(Constraint):
+    """A grammar that never says that there is no choice: every token takes a step."""
+
+    def forced(self) -> list[int]:
+        return []
+
+    def fork(self) -> "Unforced":
+        return Unforced(self._vocabulary, super().fork()._matcher)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "first_name": {"enum": ["Ada", "Adele"]},
+        "occupation": {"enum": [1, 2]},
+        "employed": {"const": True},
+    },
+    "required": ["first_name", "occupation", "employed"],
+    "additionalProperties": False,
+}
+
+
+def held(tokenizer, forcing: bool, *, n: int = 1, options: dict | None = None, speculation=None, **settings) -> Engine:
+    """An engine that has answered two prompts with texts of SCHEMA."""
+    model = Transformer(ModelConfig.from_dict(SIZES | {"vocab_size": tokenizer.vocab_size})).eval()
+    params = SamplingParams(**{"json_schema": SCHEMA, "max_tokens": 90, **settings})
+    engine = Engine(model, tokenizer.eos_ids, EngineOptions(block_size=4, **(options or {})), speculation=speculation)
+    constraint = compile_constraint(tokenizer, params.constraint)
+    if not forcing:
+        constraint = Unforced(constraint._vocabulary, constraint._matcher)
+    engine.sequences = [
+        sequence for end in (3, 4) for sequence in engine.add([5, end], params, n=n, constraint=constraint.fork())
+    ]
+    while engine.has_work:
+        engine.step()
+    assert engine.blocks.used == 0
+    assert all(sequence.error is None for sequence in engine.sequences)
+    return engine
+
+
+@pytest.mark.parametrize("make", [bytes_only, byte_level])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 1.5, "seed": 4},
+        {"temperature": 1.0, "seed": 4, "n": 3},
+        {"max_tokens": 17},
+        {"temperature": 1.0, "seed": 2, "repetition_penalty": 1.3, "top_logprobs": 2},
+        {"options": {"max_running": 1, "step_tokens": 2}},
+        {"options": {"cache_bytes": 24 * 4 * 256, "preemption": "swap"}, "temperature": 1.0, "seed": 7, "n": 3},
+    ],
+    ids=str,
+)
+def test_what_a_grammar_leaves_no_choice_about_is_written_in_fewer_steps_and_changes_no_answer(make, settings):
+    tokenizer = make()
+    plain, forcing = held(tokenizer, False, **settings), held(tokenizer, True, **settings)
+    assert ids(forcing) == ids(plain)
+    for ours, theirs in zip(forcing.sequences, plain.sequences, strict=True):
+        assert [step.finish_reason for step in ours.steps] == [step.finish_reason for step in theirs.steps]
+        assert [step.logprob for step in ours.steps] == pytest.approx([s.logprob for s in theirs.steps], abs=1e-4)
+    assert plain.stats.forced_tokens == 0
+    assert forcing.stats.forced_tokens > 5
+    assert forcing.stats.generated_tokens == plain.stats.generated_tokens
+    assert forcing.stats.steps < plain.stats.steps
+
+
+def test_a_text_that_is_forced_from_end_to_end_takes_two_steps():
+    tokenizer = bytes_only()
+    text = "only this can be said"
+    engine = held(tokenizer, True, json_schema=None, choices=(text,))
+    assert [tokenizer.decode(sequence.ids[:-1]) for sequence in engine.sequences] == [text, text]
+    assert engine.stats.steps == 2  # the prompts and the first letter; all the others and the end token
+    assert engine.stats.forced_tokens == 2 * (len(text) - 1)
+    assert (engine.stats.drafted, engine.stats.accepted) == (0, 0)
+
+
+def test_guesses_and_forced_tokens_take_turns_and_are_counted_apart():
+    tokenizer = bytes_only()
+    plain = held(tokenizer, False)
+    speculation = free(Knowing(answers(plain)))
+    both = held(tokenizer, True, speculation=speculation)
+    assert ids(both) == ids(plain)
+    assert both.stats.forced_tokens > 5
+    assert both.stats.accepted > 0
+    assert speculation.report().drafted == both.stats.drafted
+    assert not speculation.proposer.open

@@ -193,6 +193,9 @@ class Breaking:
             raise VesaliusError("the grammar is too much")
         return scores
 
+    def forced(self) -> list[int]:
+        return []
+
     def accept(self, token: int) -> None:
         self.accepted += 1
         if self.place == "accept" and self.accepted == 3:

@@ -1,5 +1,10 @@
-"""Speculative decoding in the steps of the engine: drafts go behind the slices that a step reads, and of those what
-stands is kept in the cache.
+"""Several tokens in one step of the engine: drafts go behind the slices that a step reads, and of those what stands is
+kept in the cache.
+
+Who drafts is the speculation, if there is one, and before it the grammar of a constrained answer: where it leaves one
+way to go on, as in the names of a JSON object, those tokens are read in the step of the token before them. They are
+chosen as any draft is, from what the mask leaves, so the answer is what it would be without. ("Jump-forward": Zheng et
+al. 2023, arXiv:2312.07104, section 4.)
 
 The rows of a draft take the positions behind the last certain token, one each, whatever their depth in a tree; so the
 keys and values of the path that stands are moved together, and the rest is written over by the next step.
@@ -12,7 +17,7 @@ from vesalius.infer.paged_cache import BlockPool
 from vesalius.infer.scheduler import Scheduler, Slice
 from vesalius.infer.sequence import Sequence
 from vesalius.infer.settling import Settler
-from vesalius.infer.speculative.draft import EMPTY, MOST_NODES
+from vesalius.infer.speculative.draft import EMPTY, MOST_NODES, Draft
 from vesalius.infer.speculative.speculation import Speculation
 from vesalius.infer.speculative.verify import Write, write_along
 from vesalius.infer.stats import EngineStats
@@ -24,7 +29,7 @@ class Drafting:
 
     def __init__(
         self,
-        speculation: Speculation,
+        speculation: Speculation | None,
         config: ModelConfig,
         pool: BlockPool,
         scheduler: Scheduler,
@@ -36,13 +41,25 @@ class Drafting:
         # Windows and slopes count the places between two rows, which in a tree are not their distance in the text.
         self._only_chains = bool(config.sliding_window) or config.position == "alibi"
 
+    def force(self, part: Slice) -> None:
+        """Puts what a grammar leaves no choice about behind a slice that goes on with an answer."""
+        sequence = part.sequence
+        if sequence.constraint is not None and sequence.ids:
+            tokens = sequence.constraint.forced()[: min(MOST_NODES, sequence.limit - len(sequence.ids) - 1)]
+            part.draft = Draft.chain(tokens[: self._scheduler.reserve_more(part, len(tokens))])
+            part.forced = bool(part.draft)
+
     def begin(self, parts: list[Slice]) -> None:
-        """Puts a draft behind every slice that goes on with an answer."""
+        """Puts a guess behind every other one of them."""
+        if self.speculation is None:
+            return
         writing = [part for part in parts if part.completes and part.sequence.ids]
         self.speculation.begin(len(writing))
         # The rows that a row reads are a set of at most 63: not for a long piece of a prompt in the same step.
         chains = self._only_chains or any(part.count > MOST_NODES for part in parts)
         for part in writing:
+            if part.forced:
+                continue
             sequence = part.sequence
             draft = self.speculation.draft(sequence, sequence.limit - len(sequence.ids) - 1)
             draft = draft.spine if chains and not draft.is_chain else draft
@@ -50,6 +67,8 @@ class Drafting:
 
     def wrote(self, sequences: list[Sequence], states: Tensor) -> None:
         """One token each was written without a draft, out of these hidden states (S, D)."""
+        if self.speculation is None:
+            return
         for sequence, state in zip(sequences, states, strict=True):
             self.speculation.keep(sequence, EMPTY, 0)
             self._remember(sequence, state)
@@ -71,15 +90,25 @@ class Drafting:
             self._pool.move(sequence.table, [sequence.read + node for node in path], sequence.read)
         sequence.read += len(path)
         self._settler.publish(sequence)
-        self.speculation.keep(sequence, part.draft, len(path))
-        self._stats.drafted += len(part.draft)
-        self._stats.accepted += len(path)
+        if part.forced:
+            self._stats.forced_tokens += len(path)
+        elif self.speculation is not None:
+            self.speculation.keep(sequence, part.draft, len(path))
+            self._stats.drafted += len(part.draft)
+            self._stats.accepted += len(path)
 
     def _remember(self, sequence: Sequence, state: Tensor) -> None:
         """Keeps what the next token came from, where somebody drafts by it."""
-        if self.speculation.needs_hidden:
+        if self.speculation is not None and self.speculation.needs_hidden:
             sequence.hidden = state.clone()
 
     def end(self, parts: list[Slice]) -> None:
         """The step is done."""
-        self.speculation.end(only_wrote=all(part.count == 1 and part.sequence.ids for part in parts))
+        if self.speculation is not None:
+            wrote = all(part.count == 1 and part.sequence.ids and not part.forced for part in parts)
+            self.speculation.end(only_wrote=wrote)
+
+    def close(self, sequence: Sequence) -> None:
+        """The sequence is over."""
+        if self.speculation is not None:
+            self.speculation.close(sequence)

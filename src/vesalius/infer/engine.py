@@ -72,7 +72,7 @@ class Engine:
         self._intake = Intake(model, self.adapters, self.eos_ids, self.context)
         self.speculation = speculation or speculation_of(self.options, model)
         self._drafting: Drafting | None = None
-        if self.speculation is not None and not self._alone:
+        if not self._alone:
             parts = self.pool, self._scheduler, self._settler, self.stats
             self._drafting = Drafting(self.speculation, model.config, *parts)
 
@@ -215,6 +215,8 @@ class Engine:
         """Reads what was planned together, and goes on with whoever has read all that there is."""
         for part in parts:
             if part.completes and part.sequence.constraint is not None:
+                if self._drafting is not None:
+                    self._drafting.force(part)
                 part.sequence.constraint.prepare()
         if self._drafting is not None:
             self._drafting.begin(parts)
@@ -298,7 +300,7 @@ class Engine:
             self._scheduler.remove(sequence)
         sequence.state = state
         if self._drafting is not None:
-            self._drafting.speculation.close(sequence)
+            self._drafting.close(sequence)
         heirs = [sibling for sibling in sequence.siblings if sibling.state == "behind"]
         sequence.siblings = []
         if heirs:

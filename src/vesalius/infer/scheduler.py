@@ -22,11 +22,13 @@ from vesalius.infer.swap import SwapSpace
 
 @dataclass(eq=False)
 class Slice:
-    """`count` tokens of a sequence, the next that the cache does not hold, and a draft of what comes behind them."""
+    """`count` tokens of a sequence, the next that the cache does not hold, and a draft of what comes behind them:
+    `forced` where nothing else can."""
 
     sequence: Sequence
     count: int
     draft: Draft = EMPTY
+    forced: bool = False
 
     @property
     def tokens(self) -> list[int]:

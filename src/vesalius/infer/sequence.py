@@ -31,6 +31,10 @@ class Constraint(Protocol):
     def accept(self, token: int) -> None:
         """The token that was taken."""
 
+    def forced(self) -> list[int]:
+        """Tokens that must follow, one after the other; none where there is a choice."""
+        ...
+
     def fork(self) -> "Constraint":
         """A copy that goes its own way."""
         ...

@@ -14,6 +14,7 @@ class EngineStats:
     read_tokens        that went through the model
     generated_tokens   written
     preemptions        times that a sequence had to give its blocks to others
+    forced_tokens      written without a choice, in the step of the token before them: a grammar left one way to go on
     drafted, accepted  tokens that were guessed, and of those the ones that turned out right
     """
 
@@ -24,6 +25,7 @@ class EngineStats:
     read_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
+    forced_tokens: int = 0
     drafted: int = 0
     accepted: int = 0
 

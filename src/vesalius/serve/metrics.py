@@ -22,6 +22,7 @@ COUNTERS = {
     "cold_tokens": "Tokens whose keys and values came back from a file.",
     "generated_tokens": "Tokens written.",
     "preemptions": "Times that a sequence gave its memory to others.",
+    "forced_tokens": "Tokens that a grammar left no choice about, written without a step of their own.",
     "drafted": "Tokens guessed by speculative decoding.",
     "accepted": "Guessed tokens that turned out right.",
 }
