@@ -20,9 +20,8 @@ NAMES = ("docs", "poems")
 ASK = {"prompt": "abc", "max_tokens": 8, "temperature": 0}
 
 
-@pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    """A model with two adapters, none in use for every text."""
+def with_adapters() -> LanguageModel:
+    """A model with two adapters, none in use for every text; always the same."""
     made = tiny_lm(byte_tokenizer())
     for seed, name in enumerate(NAMES):
         add_lora(made.model, LoraConfig(lora_r=4), name, seed=seed)
@@ -32,7 +31,14 @@ def lm() -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def running(lm: LanguageModel) -> Iterator[Running]:
+def lm() -> LanguageModel:
+    """One that no server has: an engine belongs to one thread, and so does a model with adapters."""
+    return with_adapters()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    lm = with_adapters()
     with serving(lm, variants=tuple(Served(name, lm, adapter=name) for name in NAMES)) as server:
         yield server
 
