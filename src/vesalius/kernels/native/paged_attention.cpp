@@ -34,7 +34,6 @@ constexpr int MOST_QUERIES = 256, MOST_ROWS = 64;   // of a block of rows
 constexpr int TRANSPOSED = 24;         // queries from which transposing the keys pays
 constexpr int ROWS = 4;                // of a product held in registers
 constexpr int DIRECT = ROWS;           // queries up to which elements are made float32 in a register
-constexpr int CACHE_LINE = 64;         // bytes
 constexpr int DEPTH = 64;              // of a product before its sums are written
 constexpr int HELD = V::width == 16 ? 4 : 2;  // vectors of one row in registers
 constexpr double WORTH_THREADS = 1e5;  // operations below which starting a team costs more
@@ -100,14 +99,6 @@ class HeadPages {
             copy<int8_t>(start, count, b, out);
     }
 
-    // Asks for what a task will read first. A processor that has to wait for memory waits once, not at each block.
-    void prefetch(int64_t start, int count) const {
-        each(start, count, [&](int64_t row, int, int some, int) {
-            prefetch(p.keys, row * p.key_width, int64_t(some) * p.key_width);
-            if (p.values) prefetch(p.values, row * p.value_width, int64_t(some) * p.value_width);
-        });
-    }
-
    private:
     const Pages& p;
     const int64_t* table;
@@ -127,10 +118,6 @@ class HeadPages {
 
     const char* place(const void* storage, int64_t element) const {
         return static_cast<const char*>(storage) + element * (p.element == FLOAT32 ? 4 : p.element == BFLOAT16 ? 2 : 1);
-    }
-
-    void prefetch(const void* storage, int64_t first, int64_t count) const {
-        for (const char *at = place(storage, first), *end = place(storage, first + count); at < end; at += CACHE_LINE) __builtin_prefetch(at);
     }
 
     void copy_scales(int64_t row, int at, int some, Buffers& b) const {
