@@ -7,9 +7,8 @@ is needed last, and keeping the recent ones would keep none that helps: the firs
 in the room of two (Sheng et al. 2023, arXiv:2303.06865, section 3, and Alizadeh et al. 2023, arXiv:2312.11514, divide
 memory the same way). Tensors are replaced in place and hold the same numbers, so the answers are the same to the bit.
 
-Asking for pages and letting them go is Linux's madvise; elsewhere the operating system does both as it sees fit. What
-is let go stays in its page cache while nobody needs that memory; only then the rate of the disk is what counts. Left
-out: embedding and head, experts one by one, other devices than the CPU.
+What is let go (core/mapping) stays in the system's page cache while nobody needs that memory; only then the rate of the
+disk is what counts. Left out: embedding and head, experts one by one, other devices than the CPU.
 """
 
 import contextlib
@@ -29,6 +28,7 @@ from vesalius.compress.fused_layers import FusedLayers, NativeLayer, is_fusable
 from vesalius.compress.quantised_module import QuantisedModule
 from vesalius.core.errors import UserError
 from vesalius.core.files import cache_dir, disk_full_is_told
+from vesalius.core.mapping import ask_for, let_go
 from vesalius.models.attention import Context
 from vesalius.models.transformer import Layers, Transformer
 
@@ -104,10 +104,10 @@ class OffloadedLayers(Layers):
             self._cut()
         for part, file, following in self._parts:
             if self._reads_ahead:
-                _ask_for(following)
+                ask_for(following)
             x = part(x, context)
             if file is not None:
-                _let_go(file)
+                let_go(file)
         return x
 
     def _cut(self) -> None:
@@ -168,16 +168,6 @@ def _quantised(module: nn.Module) -> list[QuantisedModule]:
 
 def _bytes_of(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in _tensors(module))
-
-
-def _ask_for(file: mmap.mmap) -> None:
-    if sys.platform == "linux":
-        file.madvise(mmap.MADV_WILLNEED)
-
-
-def _let_go(file: mmap.mmap) -> None:
-    if sys.platform == "linux":
-        file.madvise(mmap.MADV_DONTNEED)
 
 
 def _give_back_freed() -> None:
