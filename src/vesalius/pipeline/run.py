@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,24 @@ def run_recipe(recipe: Recipe, out: Path | str, display: Display, *, resume: boo
     return run
 
 
+READERS: dict[str, Callable[[Sequence[str]], object]] = {
+    "text": read_documents,
+    "conversations": read_conversations,
+    "pairs": read_pairs,
+    "ratings": read_ratings,
+    "scores": read_scores,
+    "steps": read_solutions,
+    "tasks": read_tasks,
+    "prompts": read_prompts,
+}
+"""Who opens each kind of data; all of them look for the names at once and read later."""
+
+
 def _check_names(recipe: Recipe) -> None:
     """UserError where a file or a model that the recipe names does not exist: now, not after minutes of training."""
-    if recipe.data.text:
-        read_documents(recipe.data.text)
-    if recipe.data.conversations:
-        read_conversations(recipe.data.conversations)
-    if recipe.data.pairs:
-        read_pairs(recipe.data.pairs)
-    if recipe.data.ratings:
-        read_ratings(recipe.data.ratings)
-    if recipe.data.scores:
-        read_scores(recipe.data.scores)
-    if recipe.data.steps:
-        read_solutions(recipe.data.steps)
-    if recipe.data.tasks:
-        read_tasks(recipe.data.tasks)
-    if recipe.data.prompts:
-        read_prompts(recipe.data.prompts)
+    for name, read in READERS.items():
+        if specs := getattr(recipe.data, name):
+            read(specs)
     if recipe.constitution is not None:
         load_constitution(recipe.constitution.file)
     if recipe.distill is not None and recipe.distill.teacher is not None:
