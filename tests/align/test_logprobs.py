@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vesalius.align.logprobs import token_logprobs
+from vesalius.align.logprobs import hidden_logprobs_and_entropy, token_logprobs
 from vesalius.data.batch import IGNORE
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
@@ -63,7 +63,7 @@ def replaced(model: Transformer) -> Transformer:
 )
 def test_values_and_gradients(model: Transformer, temperature: float) -> None:
     tokens, targets = rows()
-    mine = token_logprobs(model, tokens, targets, temperature=temperature, entropy=True)
+    mine = hidden_logprobs_and_entropy(model, model.model(tokens), targets, temperature=temperature)
     truth = at_once(model, tokens, targets, temperature)
     torch.testing.assert_close(mine, truth, **EXACT)
     weights = torch.randn(2, B, T, generator=torch.Generator().manual_seed(1))
@@ -93,7 +93,7 @@ def test_a_frozen_model_gives_values_without_gradients() -> None:
 @pytest.mark.parametrize("model", [tiny(), replaced(tiny())], ids=["plain", "replaced"])
 def test_without_targets_all_is_zero(model: Transformer) -> None:
     tokens, _ = rows()
-    logp, entropy = token_logprobs(model, tokens, torch.full_like(tokens, IGNORE), entropy=True)
+    logp, entropy = hidden_logprobs_and_entropy(model, model.model(tokens), torch.full_like(tokens, IGNORE))
     assert logp.shape == entropy.shape == (B, T)
     assert not logp.any()
     assert not entropy.any()

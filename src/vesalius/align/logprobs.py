@@ -10,7 +10,7 @@ Cross-entropy needs no second product (train/head_loss), because it knows in the
 multiplied by; here that depends on the other answers of the batch.
 """
 
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,51 +24,32 @@ from vesalius.train.head_chunks import HeadSettings, accumulate, chunks, head_in
 from vesalius.train.objectives import has_plain_head
 
 
-@overload
 def token_logprobs(
-    model: Transformer,
-    tokens: Tensor,
-    targets: Tensor,
-    positions: Tensor | None = None,
-    *,
-    temperature: float = 1.0,
-    entropy: Literal[False] = False,
-) -> Tensor: ...
-@overload
-def token_logprobs(
-    model: Transformer,
-    tokens: Tensor,
-    targets: Tensor,
-    positions: Tensor | None = None,
-    *,
-    temperature: float = 1.0,
-    entropy: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
-def token_logprobs(
-    model: Transformer,
-    tokens: Tensor,
-    targets: Tensor,
-    positions: Tensor | None = None,
-    *,
-    temperature: float = 1.0,
-    entropy: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """log p(target) at each position, (B, T) float32 nats, 0 where the target is IGNORE; with `entropy` also the
-    entropy (B, T) of the distributions that it is taken from, 0 likewise. Both are differentiable.
+    model: Transformer, tokens: Tensor, targets: Tensor, positions: Tensor | None = None, *, temperature: float = 1.0
+) -> Tensor:
+    """log p(target) at each position, (B, T) float32 nats, 0 where the target is IGNORE; differentiable.
 
     tokens, targets and positions (B, T) as in data.Batch: the target is the token to predict at its position. The
     logits are divided by `temperature` first, as a sampler does.
     """
-    hidden = model.model(tokens, positions)  # (B, T, D)
-    logp, spread = hidden_logprobs(model, hidden, targets, temperature=temperature, entropy=entropy)
-    return logp if spread is None else (logp, spread)
+    logp, _ = _from_hidden(model, model.model(tokens, positions), targets, temperature, wants_entropy=False)
+    return logp
+
+
+def hidden_logprobs_and_entropy(
+    model: Transformer, hidden: Tensor, targets: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """log p as in `token_logprobs`, from hidden states (…, D) and targets (…), and the entropy (…) of the
+    distributions that it is taken from, 0 where the target is IGNORE. Both are differentiable."""
+    logp, entropy = _from_hidden(model, hidden, targets, temperature, wants_entropy=True)
+    assert entropy is not None, "it was asked for"
+    return logp, entropy
 
 
 @torch.compiler.disable  # how many rows have a target differs from batch to batch
-def hidden_logprobs(
-    model: Transformer, hidden: Tensor, targets: Tensor, *, temperature: float = 1.0, entropy: bool = False
+def _from_hidden(
+    model: Transformer, hidden: Tensor, targets: Tensor, temperature: float, *, wants_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """log p and, where asked for, the entropy as in `token_logprobs`, from hidden states (…, D) and targets (…)."""
     wanted = (targets.flatten() != IGNORE).nonzero().squeeze(1)  # (N,)
     x = hidden.flatten(0, -2).index_select(0, wanted)  # (N, D)
     chosen = targets.flatten().index_select(0, wanted)
@@ -77,14 +58,14 @@ def hidden_logprobs(
         settings = HeadSettings(
             logits_scaling=config.logits_scaling, softcap=config.final_logit_softcapping, temperature=temperature
         )
-        logp, spread = _HeadLogprobs.apply(head_input(x), model.lm_head.weight, chosen, settings, entropy)
+        logp, spread = _HeadLogprobs.apply(head_input(x), model.lm_head.weight, chosen, settings, wants_entropy)
     else:
         logp, spread = _replaced_head_logprobs(model, x, chosen, temperature)
 
     def back(values: Tensor) -> Tensor:
         return torch.zeros(targets.numel(), device=x.device).index_copy(0, wanted, values).view(targets.shape)
 
-    return back(logp), back(spread) if entropy else None
+    return back(logp), None if spread is None else back(spread)
 
 
 class _HeadLogprobs(torch.autograd.Function):

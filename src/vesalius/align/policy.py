@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from vesalius.align.kl import ESTIMATORS
-from vesalius.align.logprobs import token_logprobs
+from vesalius.align.logprobs import hidden_logprobs_and_entropy
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.data.batch import IGNORE
 from vesalius.models.transformer import Transformer
@@ -67,9 +67,8 @@ class PolicyGradient:
 
     def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, Transformer), "answers are read from its hidden states"
-        logp, entropy = token_logprobs(
-            model, batch.tokens, batch.targets, temperature=self.temperature, entropy=True
-        )  # (B, T) each
+        hidden = model.model(batch.tokens)  # (B, T, D)
+        logp, entropy = hidden_logprobs_and_entropy(model, hidden, batch.targets, temperature=self.temperature)
         return self.of(logp, entropy, batch)
 
     def of(self, logp: Tensor, entropy: Tensor, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:

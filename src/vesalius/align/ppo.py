@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vesalius.align.logprobs import hidden_logprobs
+from vesalius.align.logprobs import hidden_logprobs_and_entropy
 from vesalius.align.policy import PolicyGradient, token_mean
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.models.transformer import Transformer
@@ -59,10 +59,8 @@ class ProximalPolicy:
     def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, ActorCritic), "it takes a policy and a critic"
         hidden, values = model(batch.tokens)  # (B, T, D), (B, T)
-        logp, entropy = hidden_logprobs(
-            model.policy, hidden, batch.targets, temperature=self.policy.temperature, entropy=True
-        )
-        assert entropy is not None, "it was asked for"
+        temperature = self.policy.temperature
+        logp, entropy = hidden_logprobs_and_entropy(model.policy, hidden, batch.targets, temperature=temperature)
         loss, metrics = self.policy.of(logp, entropy, batch)
         value_loss = token_mean(self.value_losses(values, batch), batch)
         return loss + self.value_weight * value_loss, metrics | {"value_loss": value_loss.detach()}
