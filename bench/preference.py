@@ -10,14 +10,11 @@ rounds. Two kinds of pairs: as long as those of pairs:python, and longer ones, w
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 
 import numpy as np
-import torch
 
+from steps import ALPHA, RANK, SHAPE, Step, median_seconds, with_optimizer
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.align.answer_rows import Item, Layout, item_length, lay_out
 from vesalius.align.packing import pack
@@ -27,21 +24,9 @@ from vesalius.core.hardware import hardware_line
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
 
-SHAPE = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-}
-RANK, ALPHA, BETA, CONTEXT = 16, 32.0, 0.1, 512
+BETA, CONTEXT = 0.1, 512
 LENGTHS = {"pairs:python": ((40, 60), (5, 30)), "longer": ((64, 192), (64, 192))}
 """From and to which length in tokens, evenly: prompts, answers."""
-
-Step = Callable[[], None]
 
 
 def draw_pairs(count: int, kind: str) -> list[Item]:
@@ -99,25 +84,6 @@ def trl(shape: dict, pairs: list[Item]) -> tuple[Step, int]:
     return with_optimizer(model, lambda: trainer.compute_loss(model, dict(batch))), batch["input_ids"].numel()
 
 
-def with_optimizer(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Step:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-
-    def step() -> None:
-        loss_of().backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=LENGTHS, default="pairs:python")
@@ -128,11 +94,7 @@ def main() -> None:
     print(hardware_line())
     shape, pairs = SHAPE | {"num_hidden_layers": options.layers}, draw_pairs(options.pairs, options.kind)
     (our_step, our_tokens), (their_step, their_tokens) = ours(shape, pairs), trl(shape, pairs)
-    taken: list[tuple[float, float]] = []
-    for round_ in range(options.rounds + 1):
-        both = seconds(our_step), seconds(their_step)
-        taken += [both] if round_ else []  # the first waits for memory
-    mine, theirs = (statistics.median(times) for times in zip(*taken, strict=True))
+    mine, theirs = median_seconds({"ours": our_step, "trl": their_step}, options.rounds).values()
     print(
         f"{options.kind}, {options.pairs} pairs   ours {mine:.2f} s ({our_tokens} tokens)   trl {theirs:.2f} s "
         f"({their_tokens} tokens)   {theirs / mine:.2f} x trl"

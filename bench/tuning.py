@@ -14,14 +14,12 @@ memory  the most that a process of its own holds, from opening SmolLM2-135M's GG
 import argparse
 import contextlib
 import json
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import torch
 
+from steps import ALPHA, RANK, SHAPE, Step, median_seconds, with_optimizer
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.core.hardware import hardware_line, measure_rates, peak_bytes
 from vesalius.data.batch import IGNORE, Batch
@@ -32,23 +30,11 @@ from vesalius.pipeline.stages import open_packed, open_start
 from vesalius.train.objectives import NextToken
 from vesalius.train.recompute import recomputed
 
-SHAPE = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-}
-CONTEXT, RANK, ALPHA = 256, 16, 32.0
+CONTEXT = 256
 TARGETS = {"every token a target": 0.0, "the second half of each row": 0.5}
 MIB = 2**20
 MODEL = "smollm2-135m-instruct"
 KINDS = ("full", "lora", "qlora", "full+recompute", "lora+recompute", "qlora+recompute")
-
-Step = Callable[[], None]
 
 
 def rows_of_tokens(rows: int, prompt: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,27 +77,6 @@ def peft(shape: dict, rows: int, prompt: float, dtype: torch.dtype) -> Step:
     return with_optimizer(model.train(), lambda: model(tokens, labels=labels).loss, dtype)
 
 
-def with_optimizer(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor], dtype: torch.dtype) -> Step:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-
-    def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = loss_of()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def floor(shape: dict, rows: int, prompt: float) -> float:
     """FLOP of the products of a step: a frozen matrix is multiplied forward and once back, an adapter's and the scores
     of attention forward and twice back; the head only for rows that have a target."""
@@ -135,11 +100,7 @@ def measure_lora(options: argparse.Namespace) -> None:
     for what, prompt in TARGETS.items():
         for dtype, rate in rates.items():
             steps = {build.__name__: build(shape, options.rows, prompt, dtype) for build in (ours, peft)}
-            taken: dict[str, list[float]] = {name: [] for name in steps}
-            for round_ in range(options.rounds + 1):  # the first waits for memory
-                for name, step in steps.items():
-                    taken[name] += [seconds(step)] if round_ else [][: seconds(step) < 0]
-            medians = {name: statistics.median(times) for name, times in taken.items()}
+            medians = median_seconds(steps, options.rounds)
             least = floor(shape, options.rows, prompt) / rate
             print(
                 f"{what:28s} {str(dtype).removeprefix('torch.'):8s}  ours {medians['ours']:6.2f} s  "
