@@ -4,7 +4,8 @@
 
 Requests of 81 tokens are all there at the beginning and write 64 each; candidates take turns, each in a process of its
 own. Then, ours alone: what the engine adds to the bare model's step, and how soon a second request with the same
-1,000-token beginning has its first token. Keys and values are int8, as `vesalius serve` and the peer keep them.
+1,000-token beginning has its first token, which is still in memory or, for want of room, in a file by then. Keys and
+values are int8, as `vesalius serve` and the peer keep them.
 """
 
 import argparse
@@ -75,8 +76,7 @@ def ours(lm: LanguageModel) -> dict[str, float]:
     rate(lm, 2)  # warms up
     rates = {str(count): statistics.median(rate(lm, count) for _ in range(REPEATS)) for count in REQUESTS}
     bare, whole = step_seconds(lm, 16)
-    cold, warm = first_token_seconds(lm, 1000)
-    return rates | {"bare step": bare, "engine step": whole, "prefix, first": cold, "prefix, second": warm}
+    return rates | {"bare step": bare, "engine step": whole} | first_token_seconds(lm, 1000)
 
 
 def rate(lm: LanguageModel, count: int) -> float:
@@ -123,19 +123,22 @@ def step_seconds(lm: LanguageModel, count: int) -> tuple[float, float]:
     return statistics.median(bare), statistics.median(whole)
 
 
-def first_token_seconds(lm: LanguageModel, length: int) -> tuple[float, float]:
-    """Of a prompt that is new, and of one with the same beginning and another end."""
+def first_token_seconds(lm: LanguageModel, length: int) -> dict[str, float]:
+    """Of a prompt that is new, and of others with the same beginning, whose blocks are in memory and in a file."""
     generator = torch.Generator().manual_seed(0)
-    firsts, seconds = [], []
+    times: dict[str, list[float]] = defaultdict(list)
     for _ in range(5):
-        engine = Engine(lm.model, options=EngineOptions(cache_dtype="int8"))
+        engine = Engine(lm.model, options=EngineOptions(cache_dtype="int8", cold_bytes=1 << 27))
         prefix = torch.randint(1000, 40_000, (length,), generator=generator).tolist()
-        for times, end in ((firsts, [5, 6, 7]), (seconds, [8, 9])):
+        for name, end in (("computed", [5, 6, 7]), ("in memory", [8, 9]), ("in a file", [10])):
+            if name == "in a file":
+                engine.blocks.release([engine.blocks.allocate() for _ in range(engine.blocks.available)])
             sequence = engine.add(prefix + end, SamplingParams(max_tokens=1))[0]
             start = time.perf_counter()
             engine.run(sequence)
-            times.append(time.perf_counter() - start)
-    return statistics.median(firsts), statistics.median(seconds)
+            times[name].append(time.perf_counter() - start)
+        assert engine.stats.cold_tokens == length // engine.options.block_size * engine.options.block_size
+    return {f"prefix, {name}": statistics.median(values) for name, values in times.items()}
 
 
 def show(found: dict[tuple[str, str], float]) -> None:
@@ -146,8 +149,9 @@ def show(found: dict[tuple[str, str], float]) -> None:
         print(f"{count:24s} {mine:12.1f} {f'{peer:10.1f} {mine / peer:6.2f}' if peer else '   missing'}")
     bare, whole = found["ours", "bare step"], found["ours", "engine step"]
     print(f"\nstep of 16: model and head {bare * 1e3:.2f} ms, engine {whole * 1e3:.2f} ms: {whole / bare - 1:+.1%}")
-    cold, warm = found["ours", "prefix, first"], found["ours", "prefix, second"]
-    print(f"first token behind 1,000: {cold:.3f} s; the same beginning again: {warm:.4f} s, {warm / cold:.3f} x")
+    computed, memory, file = (found["ours", f"prefix, {where}"] for where in ("computed", "in memory", "in a file"))
+    print(f"first token behind 1,000, computed: {computed:.3f} s; again, by where the beginning is then:")
+    print(f"memory {memory:.4f} s, {memory / computed:.3f} x; a file {file:.4f} s, {file / computed:.3f} x")
 
 
 if __name__ == "__main__":

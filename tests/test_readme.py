@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from tiny import vesalius, write_texts
 
 from vesalius.core.errors import VesaliusError
 from vesalius.hub.pull import pull
+from vesalius.pipeline.recipe import shipped_recipes
 
 ALIAS = "smollm2-135m-instruct"
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
@@ -25,12 +27,14 @@ SMALL = ["--set", "eval.choice_questions=0", "--set", "eval.baselines=false", "-
 
 def shortened(words: list[str]) -> list[str]:
     """The same command with little to compute."""
-    if words[0] not in ("run", "train"):
+    if words[0] == "train":
+        return [*words, "--set", "train.minutes=0.05", *SMALL]
+    if words[0] != "run":
         return words
-    changes = ["--set", "train.minutes=0.05"] if words[0] == "train" or words[1] == "quickstart" else []
-    if words[0] == "run":
-        changes += ["--set", "sft.minutes=0.05"]
-    return [*words, *changes, *SMALL]
+    recipe = tomllib.loads(shipped_recipes()[words[1]].read_text())
+    timed = [name for name, section in recipe.items() if isinstance(section, dict) and "minutes" in section]
+    changes = [word for name in timed for word in ("--set", f"{name}.minutes=0.05")]
+    return [*words, *changes, *(SMALL if "eval" in recipe else [])]
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,9 @@ class EngineStates(RuleBasedStateMachine):
         step_tokens=st.integers(1, 40),
         swapped=st.integers(0, 20),
         guessed=st.sampled_from([0, 4, 12]),
+        cold=st.integers(0, 30),
     )
-    def begin(self, kind, preemption, prefix_caching, blocks, max_running, step_tokens, swapped, guessed):
+    def begin(self, kind, preemption, prefix_caching, blocks, max_running, step_tokens, swapped, guessed, cold):
         self.kind, probe = kind, Engine(model(kind), options=EngineOptions(block_size=4))
         self.engine = Engine(
             model(kind),
@@ -68,10 +69,21 @@ class EngineStates(RuleBasedStateMachine):
                 preemption=preemption,
                 prefix_caching=prefix_caching,
                 swap_bytes=swapped * probe.pool.block_bytes,
+                cold_bytes=cold * probe.pool.block_bytes,
             ),
             speculation=free(Knowing(Answers(kind)), guessed) if guessed else None,
         )
         self.all: list[Sequence] = []
+        self.came_back = 0
+        if (tier := self.engine.blocks._below) is not None:
+            take_back = tier.take_back
+
+            def counted(*which):
+                found = take_back(*which)
+                self.came_back += 4 * len(found[0])
+                return found
+
+            tier.take_back = counted
 
     @rule(
         target=sequences,
@@ -119,6 +131,31 @@ class EngineStates(RuleBasedStateMachine):
         assert blocks.used == len(named)
         assert len({*blocks._free, *blocks._idle, *named}) == blocks.count
 
+    @rule(count=st.integers(1, 40))
+    def go_cold(self, count):
+        """As if somebody needed the room, at any moment."""
+        blocks = self.engine.blocks
+        blocks.release([blocks.allocate() for _ in range(min(count, blocks.available))])
+
+    @rule()
+    def forget_all(self):
+        self.engine.blocks.clear()
+        assert not self.engine.blocks._below
+
+    @invariant()
+    def the_file_holds_what_it_says(self):
+        assert self.engine.stats.cold_tokens == self.came_back
+        if (tier := self.engine.blocks._below) is not None:
+            held = [slot for ticket in tier._tickets.values() for slot in tier._space._held[ticket]]
+            assert len({*held, *tier._space._free}) == len(tier._space._slots)
+            assert len(held) == len(tier) == len(tier._space._held)
+
+    @invariant()
+    def what_was_found_is_whole_blocks_and_never_all_of_a_prompt(self):
+        for sequence in self.all:
+            assert sequence.cached_tokens % 4 == 0
+            assert sequence.cached_tokens < len(sequence.prompt)
+
     @invariant()
     def a_sequence_holds_room_for_what_it_has_read(self):
         for sequence in self.all:
@@ -137,6 +174,22 @@ class EngineStates(RuleBasedStateMachine):
         assert self.engine.blocks.used == 0
         swap = self.engine._scheduler._swap
         assert swap is None or swap.free == len(swap._slots)
+        if self.engine.blocks._below is not None:
+            self.every_block_in_the_file_is_what_its_text_computes_to()
+
+    def every_block_in_the_file_is_what_its_text_computes_to(self):
+        tier, pool, block = self.engine.blocks._below, self.engine.pool, self.engine.blocks.allocate()
+        for content, ticket in list(tier._tickets.items())[:3]:
+            text: list[int] = []
+            link = content
+            while link is not None:
+                text, link = [*link.tokens, *text], link.parent
+            fresh = Engine(model(self.kind), options=EngineOptions(block_size=4))
+            fresh.run(fresh.add([*text, 0], SamplingParams(max_tokens=1))[0])
+            computed = fresh.pool.read(fresh.blocks.find(None, text)[0][-1:])
+            tier._space.read(ticket, [block])
+            for ours, theirs in zip(pool.read([block]), computed, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 EngineStates.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

@@ -9,30 +9,49 @@ All log-probabilities are computed before the first update, without gradient and
 """
 
 import contextlib
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from vesalius.adapt.switch import disabled, is_adapted
 from vesalius.align.advantages import COMPARISONS, gae, whiten
 from vesalius.align.episodes import evaluating
 from vesalius.align.kl import ESTIMATORS, KLController
 from vesalius.align.logprobs import token_logprobs
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.align.ppo import ActorCritic
+from vesalius.align.reference import adapters_change_nothing
 from vesalius.data.batch import IGNORE
 from vesalius.models.transformer import Transformer
 
-Reference = Callable[[], contextlib.AbstractContextManager[Transformer]]
-"""Opens the model that the policy began as: a frozen copy, or the policy without its adapter."""
+Opened = Callable[[], contextlib.AbstractContextManager[Transformer]]
+"""Opens a model for a while."""
+
+
+def as_it_is(model: Transformer) -> Opened:
+    """Opens the model as it is now, while it goes on: without its adapters where they have learned nothing yet, else a
+    frozen copy."""
+    if is_adapted(model) and adapters_change_nothing(model):
+
+        @contextlib.contextmanager
+        def base() -> Iterator[Transformer]:
+            with disabled(model):
+                yield model
+
+        return base
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return lambda: contextlib.nullcontext(frozen)
 
 
 class Credit(Protocol):
     """Makes rewards advantages."""
 
-    kl: KLController
+    @property
+    def kl(self) -> KLController: ...
 
     def __call__(self, batch: PolicyBatch, rewards: Tensor, *, replayed: bool) -> tuple[PolicyBatch, dict[str, float]]:
         """A batch of episodes, N groups of G one behind the other, and rewards (N, G) -> the batch with all that the
@@ -50,7 +69,7 @@ class Scores:
     """
 
     policy: Transformer
-    reference: Reference | None
+    reference: Opened | None
     kl: KLController
     kl_in: Literal["loss", "reward"] = "loss"
     temperature: float = 1.0

@@ -13,12 +13,12 @@ knows nothing.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from vesalius.align.writer import Messages, seed_of
 from vesalius.core.errors import UserError
 from vesalius.infer.engine import Engine, EngineOptions
 from vesalius.infer.engine import Sequence as Turn
@@ -28,8 +28,6 @@ from vesalius.infer.params import SamplingParams
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
-
-Messages = Sequence[dict[str, str]]
 
 Tool = Callable[[str], str | None]
 """What an assistant's turn says -> what the tool answers; None where it was not called."""
@@ -107,6 +105,10 @@ class Sampler:
         """What the policy reads first. UserError where the tokenizer has no chat template, or it refuses."""
         return encode_chat(self.tokenizer, messages, add_generation_prompt=True).ids
 
+    def fits(self, messages: Messages) -> bool:
+        """Whether a prompt leaves room for an answer."""
+        return len(self.prompt_ids(messages)) < self.dialogue.context
+
     def sample(self, prompts: Sequence[Messages], n: int, seeds: Sequence[int]) -> list[list[Episode]]:
         """n episodes for each prompt, the same for the same weights and seeds.
 
@@ -171,12 +173,6 @@ class Sampler:
         if not any(chat.assistant_mask):
             raise UserError("cannot tell where a turn ends: put {% generation %} blocks into the chat template")
         return chat.ids[len(chat.ids) - chat.assistant_mask[::-1].index(True) :]
-
-
-def seed_of(*numbers: int) -> int:
-    """A seed that depends on all of the numbers, with room for a group behind it."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7)
-    return int.from_bytes(digest.digest(), "big")
 
 
 @contextlib.contextmanager

@@ -2,22 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from vesalius.align.episodes import Episode
 from vesalius.align.policy_batch import PolicyBatch
 from vesalius.data.batch import IGNORE
-
-
-class Task(Protocol):
-    """What is asked: a prompt as messages, and a name by which a person finds it."""
-
-    @property
-    def messages(self) -> list[dict[str, str]]: ...
-    @property
-    def name(self) -> str: ...
+from vesalius.data.task import Task
 
 
 @dataclass

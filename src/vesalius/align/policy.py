@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.align.kl import ESTIMATORS
 from vesalius.align.logprobs import token_logprobs
@@ -62,7 +62,8 @@ class PolicyGradient:
     most_tokens: int = 1
     temperature: float = 1.0
 
-    def __call__(self, model: Transformer, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, Transformer), "answers are read from its hidden states"
         logp, entropy = token_logprobs(
             model, batch.tokens, batch.targets, temperature=self.temperature, entropy=True
         )  # (B, T) each

@@ -56,7 +56,8 @@ class ProximalPolicy:
     value_weight: float = 0.5
     value_clip: float | None = 0.2
 
-    def __call__(self, model: ActorCritic, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, ActorCritic), "it takes a policy and a critic"
         hidden, values = model(batch.tokens)  # (B, T, D), (B, T)
         logp, entropy = hidden_logprobs(
             model.policy, hidden, batch.targets, temperature=self.policy.temperature, entropy=True

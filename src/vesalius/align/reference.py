@@ -39,12 +39,13 @@ class Reference(Protocol):
 
 def reference_of(model: Transformer) -> Reference:
     """The model as it is now: without its adapters where they have learned nothing yet, else a copy."""
-    return AdaptersOff() if is_adapted(model) and _adapters_change_nothing(model) else FrozenCopy(model)
+    return AdaptersOff() if is_adapted(model) and adapters_change_nothing(model) else FrozenCopy(model)
 
 
 @torch.no_grad()
-def _adapters_change_nothing(model: Transformer) -> bool:
-    """Told by the hidden states of a few tokens, which must be the same bit for bit."""
+def adapters_change_nothing(model: Transformer) -> bool:
+    """Whether the model is its base still: told by the hidden states of a few tokens, which must be the same bit for
+    bit."""
     tokens = torch.arange(8, device=next(model.parameters()).device).unsqueeze(0) % model.config.vocab_size
     training = model.training
     model.eval()

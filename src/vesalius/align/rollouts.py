@@ -22,18 +22,20 @@ import numpy as np
 import torch
 
 from vesalius.align.credit import Credit
-from vesalius.align.episodes import Episode, Sampler, seed_of
-from vesalius.align.groups import Group, Task, lay_out, overlong_cost, summary
+from vesalius.align.episodes import Episode, Sampler
+from vesalius.align.groups import Group, lay_out, overlong_cost, summary
 from vesalius.align.policy_batch import PolicyBatch
+from vesalius.align.writer import seed_of
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
+from vesalius.data.task import Task
 from vesalius.train.training import Callback, Training
 
 Overlong = Literal["keep", "mask", "punish"]
 
 
-Reward = Callable[[Any, list[str]], list[float]]
-"""A task and the answers of its group -> what each is worth."""
+Judge = Callable[[Sequence[Task], Sequence[str]], Sequence[float]]
+"""Tasks, and an answer to each -> what each answer is worth. All answers of a rollout come at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +70,12 @@ class Rollouts:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], sampler: Sampler, reward: Reward, credit: Credit, plan: RolloutPlan
+        self, tasks: Sequence[Task], sampler: Sampler, judge: Judge, credit: Credit, plan: RolloutPlan
     ) -> None:
-        self.sampler, self.reward, self.credit, self.plan = sampler, reward, credit, plan
-        self.dropped: list[str] = []
-        self._tasks = [task for task in tasks if self._fits(task)]
+        self.sampler, self.judge, self.credit, self.plan = sampler, judge, credit, plan
+        self._tasks = [task for task in tasks if sampler.fits(task.messages)]
+        kept = {task.name for task in self._tasks}
+        self.dropped = [task.name for task in tasks if task.name not in kept]
         if not self._tasks:
             raise UserError(
                 f"none of {len(tasks)} tasks leaves room to answer in a context of {sampler.dialogue.context} tokens: "
@@ -117,11 +120,6 @@ class Rollouts:
         self.credit.kl.weight = state["kl_weight"]
         self._batch = None if state["batch"] is None else PolicyBatch.from_json(state["batch"])
 
-    def _fits(self, task: Task) -> bool:
-        fits = len(self.sampler.prompt_ids(task.messages)) < self.sampler.dialogue.context
-        self.dropped += [] if fits else [task.name]
-        return fits
-
     def _roll_out(self) -> PolicyBatch:
         started = time.perf_counter()
         groups, told = self._groups()
@@ -156,15 +154,17 @@ class Rollouts:
         self._taken += count
         tasks = [self._task(place) for place in places]
         prompts, seeds = [task.messages for task in tasks], [seed_of(self.plan.seed, place) for place in places]
-        groups = self.sampler.sample(prompts, self.plan.group, seeds)
-        return [
-            Group(task, episodes, self._judged(task, episodes)) for task, episodes in zip(tasks, groups, strict=True)
-        ]
+        sampled = self.sampler.sample(prompts, self.plan.group, seeds)
+        rewards = iter(
+            self._judged([(task, episode) for task, row in zip(tasks, sampled, strict=True) for episode in row])
+        )
+        return [Group(task, row, [next(rewards) for _ in row]) for task, row in zip(tasks, sampled, strict=True)]
 
-    def _judged(self, task: Task, episodes: list[Episode]) -> list[float]:
-        rewards = [float(value) for value in self.reward(task, [episode.answer for episode in episodes])]
-        if len(rewards) != len(episodes) or not np.isfinite(rewards).all():
-            raise ValueError(f"the reward gave {rewards} for {len(episodes)} answers to {task.name}")
+    def _judged(self, pairs: list[tuple[Task, Episode]]) -> list[float]:
+        tasks, answers = [task for task, _ in pairs], [episode.answer for _, episode in pairs]
+        rewards = [float(value) for value in self.judge(tasks, answers)]
+        if len(rewards) != len(pairs) or not np.isfinite(rewards).all():
+            raise ValueError(f"the judge gave {len(rewards)} rewards for {len(pairs)} answers, or some are not finite")
         return rewards
 
     def _task(self, place: int) -> Task:

@@ -23,19 +23,22 @@ from vesalius.data.messages import Message, read_message, read_system, read_turn
 from vesalius.data.python_questions import python_conversations
 from vesalius.data.row_sources import read_sources
 from vesalius.data.rows import Row
+from vesalius.data.solved_tasks import solved_sources
 
 _MADE = {"questions:python": python_conversations}
 _SHAPES = "messages | prompt, completion | instruction, output | conversations"
 
 
 def read_conversations(specs: Sequence[str]) -> Iterator[Conversation]:
-    """The conversations of every spec in order: `questions:python`, a path, a glob, or `hf:owner/name[:split]`.
+    """The conversations of every spec in order: `questions:python`, tasks with their answers (`tasks:arithmetic`), a
+    path, a glob, or `hf:owner/name[:split]`.
 
     Files may be .jsonl, .json, .csv or .parquet, and .gz or .zst of the text kinds. UserError at once where nothing has
     the name; while reading, with file and line, where a row is broken or has none of the four shapes, a role is
     unknown, an answer is empty, or nobody answers.
     """
-    opened = [(spec, read_sources([spec], _MADE, _conversation)) for spec in specs]
+    made = _MADE | solved_sources(specs)
+    opened = [(spec, read_sources([spec], made, _conversation)) for spec in specs]
     return (replace(conversation, origin=spec) for spec, found in opened for conversation in found)
 
 

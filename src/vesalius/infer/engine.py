@@ -21,6 +21,7 @@ from vesalius.infer.beams import search_beams
 from vesalius.infer.blocks import BlockManager
 from vesalius.infer.capacity import pool_of
 from vesalius.infer.choosing import Choice, choose
+from vesalius.infer.cold_blocks import cold_blocks_of
 from vesalius.infer.drafting import Drafting
 from vesalius.infer.intake import Intake, placement
 from vesalius.infer.options import EngineOptions
@@ -57,15 +58,15 @@ class Engine:
         self.stats = EngineStats()
         device, dtype = placement(model)
         self.pool = pool_of(model.config, self.options, dtype, device)
-        self.blocks = BlockManager(self.pool.count, self.options.block_size)
         self._pinned = 0
         self._alone = turns_whole_texts(model.config)
         self._caches = self.options.prefix_caching and not self._alone
+        cold = cold_blocks_of(self.options, self.pool) if self._caches else None
+        self.blocks = BlockManager(self.pool.count, self.options.block_size, cold)
         self._reader = Reader(model, self.pool)
         self._settler = Settler(model.config, self._reader, self.blocks, publishes=self._caches)
-        self._scheduler = Scheduler(
-            self.pool, self.blocks, self.options, self.stats, finds=self._caches, in_pieces=not self._alone
-        )
+        own = self.pool, self.blocks, self.options, self.stats
+        self._scheduler = Scheduler(*own, finds=self._caches, in_pieces=not self._alone, cold=cold)
         self._intake = Intake(model, self.eos_ids, self.context)
         self.speculation = speculation or speculation_of(self.options, model)
         self._drafting: Drafting | None = None

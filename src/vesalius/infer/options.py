@@ -23,7 +23,9 @@ class EngineOptions:
     prefix_caching  whether the blocks of an earlier text serve a later one that begins alike
     preemption      what becomes of a sequence whose blocks others need: read again later, or put aside
     swap_bytes      memory for what is put aside; where it is full, sequences are read again
-    swap_file       where that memory is a file; None: in memory
+    swap_file       where that memory is a file, or the directory of one without a name; None: in memory
+    cold_bytes      of a file for blocks of earlier texts that had to make room for others; 0: they are computed again
+    cold_file       that file, or the directory of one without a name; None: in the cache's directory
     speculation     who guesses the next tokens, so that a step may write several: ngram, draft:MODEL, early_exit:LAYERS
                     or heads:DIRECTORY (infer/speculative); None: nobody
     speculated      tokens that are guessed at once, at most
@@ -39,6 +41,8 @@ class EngineOptions:
     preemption: Preemption = "recompute"
     swap_bytes: int = 1 << 28
     swap_file: str | None = None
+    cold_bytes: int = 0
+    cold_file: str | None = None
     speculation: str | None = None
     speculated: int = 7
 
@@ -48,6 +52,7 @@ class EngineOptions:
         _check("cache_bytes", self.cache_bytes, (self.cache_bytes or 1) > 0, "a number of bytes above 0, or None")
         _check("weight_bytes", self.weight_bytes, (self.weight_bytes or 1) > 0, "a number of bytes above 0, or None")
         _check("swap_bytes", self.swap_bytes, self.swap_bytes >= 0, "a number of bytes from 0")
+        _check("cold_bytes", self.cold_bytes, self.cold_bytes >= 0, "a number of bytes from 0")
         _check("speculated", self.speculated, self.speculated <= MOST_NODES, f"a whole number from 1 to {MOST_NODES}")
         dtypes, ways = ("model", "float32", "bfloat16", "int8"), ("recompute", "swap")
         _check("cache_dtype", self.cache_dtype, self.cache_dtype in dtypes, " or ".join(dtypes))

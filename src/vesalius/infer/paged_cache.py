@@ -96,7 +96,7 @@ class BlockPool:
 
     def read(self, blocks: list[int]) -> list[Tensor]:
         """What blocks hold, as copies: (L, M, …) each."""
-        rows = torch.tensor(blocks, device=self.device)
+        rows = torch.tensor(blocks, dtype=torch.int64, device=self.device)
         return [tensor.index_select(1, rows) for tensor in self._tensors]
 
     def write(self, blocks: list[int], contents: list[Tensor]) -> None:

@@ -10,7 +10,8 @@ way, and the pool holds a whole context, so something always goes on.
 import bisect
 from dataclasses import dataclass
 
-from vesalius.infer.blocks import GONE, BlockManager
+from vesalius.infer.blocks import GONE, BlockManager, Content
+from vesalius.infer.cold_blocks import ColdBlocks
 from vesalius.infer.options import EngineOptions
 from vesalius.infer.paged_cache import BlockPool, make_room
 from vesalius.infer.sequence import Sequence
@@ -67,14 +68,15 @@ class Scheduler:
         *,
         finds: bool,
         in_pieces: bool,
+        cold: ColdBlocks | None = None,
     ) -> None:
-        """`finds`: whether a text may begin with the blocks of another; `in_pieces`: whether what it has not read may
-        be read in several steps."""
+        """`finds`: whether a text may begin with the blocks of another, `cold` those that are in a file; `in_pieces`:
+        whether what it has not read may be read in several steps."""
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._planned: list[Slice] = []
         self._pool, self._blocks, self._options, self._stats = pool, blocks, options, stats
-        self._finds, self._in_pieces = finds, in_pieces
+        self._finds, self._in_pieces, self._cold = finds, in_pieces, cold
         self._swap = SwapSpace(pool, options.swap_bytes, options.swap_file) if options.preemption == "swap" else None
 
     def add(self, sequence: Sequence) -> None:
@@ -171,6 +173,8 @@ class Scheduler:
                 return False
         if sequence.set_aside is not None:
             self._bring_back(sequence, sequence.set_aside)
+        elif self._cold is not None and not sequence.whole_text_needed:
+            self._read_back(sequence, self._cold)
         self._start(sequence)
         return True
 
@@ -216,7 +220,27 @@ class Scheduler:
         """Takes the blocks of an earlier text that begins alike; the last token is always read."""
         if not self._finds or sequence.whole_text_needed:
             return
-        sequence.table, sequence.contents = self._blocks.find(sequence.root, sequence.tokens(0, sequence.length - 1))
+        self._begin_with(sequence, *self._blocks.find(sequence.root, sequence.tokens(0, sequence.length - 1)))
+
+    def _read_back(self, sequence: Sequence, cold: ColdBlocks) -> None:
+        """Goes on behind the blocks of its beginning with those that are in the file, and others in memory behind them,
+        as far as there is room."""
+        size, tokens = self._blocks.size, sequence.tokens(0, sequence.length - 1)
+        for start in range(len(sequence.table) * size, len(tokens) - size + 1, size):
+            parent = sequence.contents[-1] if sequence.contents else sequence.root
+            piece = tuple(tokens[start : start + size])
+            found = self._blocks.find(parent, piece)
+            if not found[0]:
+                found = cold.take_back(self._blocks, parent, piece)
+                self._stats.cold_tokens += size * len(found[0])
+            if not found[0]:
+                break
+            self._begin_with(sequence, *found)
+
+    def _begin_with(self, sequence: Sequence, blocks: list[int], contents: list[Content]) -> None:
+        """Adds full blocks that hold what a sequence begins with, or goes on with behind those that it has."""
+        sequence.table += blocks
+        sequence.contents += contents
         sequence.read = len(sequence.table) * self._blocks.size
         if not sequence.ids:
             sequence.cached_tokens = sequence.read

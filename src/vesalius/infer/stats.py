@@ -10,6 +10,7 @@ class EngineStats:
     steps              passes through the model
     prompt_tokens      of prompts, found or read
     cached_tokens      of them found in the cache
+    cold_tokens        whose keys and values came back from a file, for whatever reason they were needed
     read_tokens        that went through the model
     generated_tokens   written
     preemptions        times that a sequence had to give its blocks to others
@@ -19,6 +20,7 @@ class EngineStats:
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    cold_tokens: int = 0
     read_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0

@@ -1,17 +1,21 @@
-"""Where the blocks of a sequence wait that had to make room for others: in memory, or in a file that is mapped into it.
+"""Copies of what blocks hold: in memory, or in a file that is mapped into it.
 
-Kwon et al. 2023, arXiv:2309.06180, section 4.5: putting blocks aside costs moving them twice, reading them again costs
-computing them. On a CPU both are in the same memory, so what a file saves is memory, and what putting aside saves is
-time.
+Kwon et al. 2023, arXiv:2309.06180, section 4.5: putting the blocks of a sequence aside costs moving them twice, reading
+them again costs computing them. On a CPU both are in the same memory, so what a file saves is memory, and what putting
+aside saves is time. The file takes its whole room when it is made, and its pages are let go when they have been used.
 """
 
 import math
+import mmap
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from vesalius.core.errors import VesaliusError
+from vesalius.core.mapping import let_go, reserved
 from vesalius.infer.paged_cache import BlockPool
 
 
@@ -19,10 +23,13 @@ class SwapSpace:
     """Room for `nbytes` of blocks of one pool, in slots."""
 
     def __init__(self, pool: BlockPool, nbytes: int, file: Path | str | None = None) -> None:
-        """VesaliusError where the file cannot be made that large."""
+        """`file` may be a directory, for one without a name in it. VesaliusError where it cannot be made that large."""
         self._pool = pool
+        self._like = [part.transpose(0, 1) for part in pool.read([])]  # (0, L, …) each
         count = nbytes // pool.block_bytes
-        self._slots = _room(count, pool.block_bytes, file if count else None)
+        self._memory = _mapped(count * pool.block_bytes, Path(file)) if count and file is not None else None
+        room = torch.empty(count * pool.block_bytes, dtype=torch.uint8) if self._memory is None else _view(self._memory)
+        self._slots = room.view(count, pool.block_bytes)
         self._free = list(range(count - 1, -1, -1))
         self._held: dict[int, list[int]] = {}
         self._next = 0
@@ -39,38 +46,53 @@ class SwapSpace:
         slots = [self._free.pop() for _ in blocks]
         parts = [_bytes(part.transpose(0, 1)) for part in self._pool.read(blocks)]  # (M, bytes) each
         self._slots[torch.tensor(slots, dtype=torch.int64)] = torch.cat(parts, dim=1).cpu()
+        self._let_go()
         self._held[self._next] = slots
         self._next += 1
         return self._next - 1
 
-    def take(self, ticket: int, blocks: list[int]) -> None:
-        """Puts what was copied into as many blocks, and forgets it."""
-        slots = self._held[ticket]
-        rows = self._slots[torch.tensor(slots, dtype=torch.int64)]  # (M, bytes)
-        shapes = [part.transpose(0, 1) for part in self._pool.read(blocks)]  # (M, L, …) each
-        pieces = rows.split([math.prod(shape.shape[1:]) * shape.element_size() for shape in shapes], dim=1)
+    def read(self, ticket: int, blocks: list[int]) -> None:
+        """Puts what was copied into as many blocks."""
+        rows = self._slots[torch.tensor(self._held[ticket], dtype=torch.int64)]  # (M, bytes)
+        self._let_go()
+        pieces = rows.split([math.prod(like.shape[1:]) * like.element_size() for like in self._like], dim=1)
         contents = [
-            piece.contiguous().view(shape.dtype).view(shape.shape).transpose(0, 1)
-            for piece, shape in zip(pieces, shapes, strict=True)
+            piece.contiguous().view(like.dtype).view(-1, *like.shape[1:]).transpose(0, 1)
+            for piece, like in zip(pieces, self._like, strict=True)
         ]
         self._pool.write(blocks, contents)
+
+    def take(self, ticket: int, blocks: list[int]) -> None:
+        """The same, and forgets it."""
+        self.read(ticket, blocks)
         self.drop(ticket)
 
     def drop(self, ticket: int) -> None:
         """Forgets what was copied."""
         self._free.extend(self._held.pop(ticket))
 
+    def _let_go(self) -> None:
+        if self._memory is not None:
+            let_go(self._memory)
+
 
 def _bytes(x: Tensor) -> Tensor:
     return x.contiguous().view(torch.uint8).flatten(1) if x.dtype != torch.uint8 else x.flatten(1)
 
 
-def _room(count: int, width: int, file: Path | str | None) -> Tensor:
-    if file is None:
-        return torch.empty(count, width, dtype=torch.uint8)
+def _view(memory: mmap.mmap) -> Tensor:
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def _mapped(size: int, file: Path) -> mmap.mmap:
     try:
-        with Path(file).open("wb") as out:
-            out.truncate(count * width)
-        return torch.from_file(str(file), shared=True, size=count * width, dtype=torch.uint8).view(count, width)
-    except (OSError, RuntimeError) as error:
-        raise VesaliusError(f"{file}: {count * width} bytes of blocks cannot be put aside there: {error}") from error
+        with _opened(file) as opened:
+            return reserved(opened, size)
+    except OSError as error:
+        raise VesaliusError(
+            f"{file}: no room for {size} bytes of keys and values ({error.strerror}): ask for fewer, or another file"
+        ) from error
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=file) if file.is_dir() else file.open("w+b")

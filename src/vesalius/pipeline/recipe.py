@@ -1,6 +1,6 @@
 """What a recipe may hold: one section for each stage, in the order in which they run.
 
-    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto]
+    [data] → [tokenizer] → [model] → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto] → [grpo] → [ppo]
     → [reward] | [prm] → [heads] → [eval]
 
 [best_of_n], [star] and [constitution] make conversations for [sft]; [constitution] and [self_rewarding] make pairs for
@@ -29,6 +29,7 @@ from vesalius.pipeline.recipe_sections.making import (
     SelfRewardingSection,
     StarSection,
 )
+from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.pipeline.recipe_sections.sft import SftSection
@@ -151,6 +152,8 @@ class Recipe(Section):
     self_rewarding: SelfRewardingSection | None = None
     dpo: DpoSection | None = None
     kto: KtoSection | None = None
+    grpo: GrpoSection | None = None
+    ppo: PpoSection | None = None
     reward: RewardSection | None = None
     prm: PrmSection | None = None
     heads: HeadsSection | None = None
@@ -164,7 +167,8 @@ class Recipe(Section):
     @property
     def answering(self) -> str:
         """The last stage that teaches to answer, "" where there is none."""
-        return next((name for name in ("kto", "dpo", "distill", "sft") if getattr(self, name)), "")
+        names = ("ppo", "grpo", "kto", "dpo", "distill", "sft")
+        return next((name for name in names if getattr(self, name)), "")
 
     @property
     def scores(self) -> bool:
@@ -214,6 +218,8 @@ class Recipe(Section):
             raise ValueError("[dpo] needs data.pairs: pairs:python, or JSONL files")
         if self.kto and not (self.data.ratings or self.makes_pairs):
             raise ValueError("[kto] needs data.ratings: pairs:python, or JSONL files of prompt, completion and label")
+        if (self.grpo or self.ppo) and not self.data.tasks:
+            raise ValueError("[grpo] and [ppo] need data.tasks: tasks:arithmetic, or files of prompts and answers")
         if self.reward and not (self.data.pairs if self.reward.learn == "pairs" else self.data.scores):
             raise ValueError(f"[reward] needs data.{self.reward.learn}: pairs:python, or JSONL files")
         if self.prm and not self.data.steps:
@@ -234,7 +240,8 @@ class Recipe(Section):
     def _check_scoring(self) -> None:
         """A decoder that learns to score forgets how to write, so a run ends with one of them."""
         scoring = [name for name in ("reward", "prm") if getattr(self, name)]
-        others = [name for name in ("train", "sft", "distill", "dpo", "kto", "heads") if getattr(self, name)]
+        writing = ("train", "sft", "distill", "dpo", "kto", "grpo", "ppo", "heads")
+        others = [name for name in writing if getattr(self, name)]
         if scoring and len(scoring + others) > 1:
             raise ValueError(
                 f"[{scoring[0]}] makes a model that scores and no longer writes: train "
@@ -264,6 +271,8 @@ def _data_of(values: dict[str, Any]) -> str:
             return "pairs"
         case {"kto": _}:
             return "ratings"
+        case {"grpo": _} | {"ppo": _}:
+            return "tasks"
         case {"reward": {"learn": "scores"}}:
             return "scores"
         case {"reward": _}:

@@ -1,7 +1,7 @@
 """The stages, in the order in which they run. Each one finds out whether its work is done already, so that a resumed
 run passes quickly.
 
-    text → tokenizer → shards → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto]
+    text → tokenizer → shards → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto] → [grpo] → [ppo]
     → [reward] | [prm] → [heads] → [eval]
 
 [best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
@@ -30,6 +30,7 @@ from vesalius.pipeline.evaluation import answer_before, describe_model, evaluate
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
+from vesalius.pipeline.policy import grpo, ppo
 from vesalius.pipeline.preference import dpo, kto
 from vesalius.pipeline.prm import prm
 from vesalius.pipeline.reward import reward
@@ -142,6 +143,8 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     make_pairs,
     dpo,
     kto,
+    grpo,
+    ppo,
     reward,
     prm,
     keep_adapter,

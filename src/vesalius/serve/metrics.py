@@ -19,6 +19,7 @@ WHOLE = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 COUNTERS = {
     "prompt_tokens": "Tokens of prompts, found in the cache or read.",
     "cached_tokens": "Tokens of prompts found in the prefix cache.",
+    "cold_tokens": "Tokens whose keys and values came back from a file.",
     "generated_tokens": "Tokens written.",
     "preemptions": "Times that a sequence gave its memory to others.",
     "drafted": "Tokens guessed by speculative decoding.",
