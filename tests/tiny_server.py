@@ -93,10 +93,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(lm: LanguageModel, *, reload: Any = None, **settings: Any) -> Iterator[Running]:
+def serving(
+    lm: LanguageModel, *, reload: Any = None, variants: tuple[Served, ...] = (), **settings: Any
+) -> Iterator[Running]:
     """Serves a model until the block ends."""
     made = ServerSettings(port=0, **settings)
-    service = Service(Served("tiny", lm), made, reload or (lambda reference: Served(reference, lm)))
+    service = Service(Served("tiny", lm, variants=variants), made, reload or (lambda reference: Served(reference, lm)))
     server = Server(service, reload="tiny")
     thread = threading.Thread(target=server.run)
     thread.start()

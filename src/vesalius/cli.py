@@ -51,6 +51,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Model = Annotated[
     str, typer.Argument(help="An alias, a hub id, a .gguf file, a Hugging Face directory or a run directory.")
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=DIR", help="An adapter that requests may choose as a model; may be repeated."),
+]
 
 
 @app.command()
@@ -176,6 +180,7 @@ def serve(
         typer.Option(envvar="VESALIUS_API_KEY", help="A key that requests must bring; may be repeated."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model; its own name if not given.")] = None,
+    adapter: Adapters = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,11 +189,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's API, and a page to chat with it."""
-    from vesalius.serve.options import read_options
+    from vesalius.serve.options import read_adapters, read_options
     from vesalius.serve.run import serve as serve_model
 
     settings, options = read_options(changes or [], host=host, port=port, api_keys=tuple(api_key or ()))
-    serve_model(model, settings, options, name=name)
+    serve_model(model, settings, options, name=name, adapters=read_adapters(adapter or []))
 
 
 @app.command()
@@ -197,6 +202,7 @@ def batch(
     source: Annotated[Path, typer.Argument(help="JSON lines: custom_id, method, url, body, as OpenAI's batches.")],
     target: Annotated[Path, typer.Argument(help="File for the answers; one that was begun is gone on with.")],
     name: Annotated[str | None, typer.Option(help="What requests call the model; its own name if not given.")] = None,
+    adapter: Adapters = None,
     in_flight: Annotated[
         int | None, typer.Option(min=1, help="Requests at a time; twice max_running if not given.")
     ] = None,
@@ -208,13 +214,14 @@ def batch(
     """Answer a file of requests."""
     from vesalius.console.progress import stage_progress
     from vesalius.serve.batch import Batch
-    from vesalius.serve.options import read_options
+    from vesalius.serve.options import read_adapters, read_options
     from vesalius.serve.run import batch as run
 
     _, options = read_options(changes or [])
     files = Batch.open(source, target)
     with stage_progress("batch", files.total) as advance:
-        counts = run(model, files, options, name=name, in_flight=in_flight, on_progress=advance)
+        adapters = read_adapters(adapter or [])
+        counts = run(model, files, options, name=name, adapters=adapters, in_flight=in_flight, on_progress=advance)
     if as_json:
         print(json.dumps(vars(counts)))
     else:

@@ -66,7 +66,7 @@ def plainly(loss: PolicyGradient, logp: torch.Tensor, batch: PolicyBatch) -> flo
             if loss.importance_cap is not None:
                 lost *= min(math.exp(float(batch.old[row, t] - batch.sampled[row, t])), loss.importance_cap)
             log_r = float(batch.reference[row, t]) - value
-            lost += batch.kl_weight * (math.exp(log_r) - log_r - 1)
+            lost += batch.kl_weight * (math.exp(log_r) - log_r - 1) * (ratio if loss.kl_corrected else 1)
             divisor = {
                 "own_length": len(places), "mean_length": 3, "most_tokens": loss.most_tokens, "nothing": 1,
             }[loss.division]  # fmt: skip
@@ -75,10 +75,10 @@ def plainly(loss: PolicyGradient, logp: torch.Tensor, batch: PolicyBatch) -> flo
 
 
 @pytest.mark.parametrize("cap", [None, 1.1])
-@pytest.mark.parametrize("kl_weight", [0.0, 0.3])
+@pytest.mark.parametrize(("kl_weight", "corrected"), [(0.0, True), (0.3, True), (0.3, False)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_equals_its_sum_over_tokens(variant, kl_weight, cap, batch, logp):
-    loss = replace(PolicyGradient(**VARIANTS[variant]), importance_cap=cap, most_tokens=9)
+def test_every_variant_equals_its_sum_over_tokens(variant, kl_weight, corrected, cap, batch, logp):
+    loss = replace(PolicyGradient(**VARIANTS[variant]), importance_cap=cap, kl_corrected=corrected, most_tokens=9)
     batch = replace(batch, kl_weight=kl_weight)
     found, _ = loss.of(logp, torch.zeros_like(logp), batch)
     assert float(found.detach()) == pytest.approx(plainly(loss, logp.detach(), batch), abs=1e-12)

@@ -4,12 +4,16 @@ import json
 import logging
 
 import pytest
+from opentelemetry import propagate
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import format_span_id, format_trace_id
 from tiny_server import serving, with_engine
 
 from vesalius.core.errors import UserError
 from vesalius.serve.logs import JsonLines
-from vesalius.serve.notes import Notes
-from vesalius.serve.tracing import OpenTelemetry, open_tracing
+from vesalius.serve.tracing import OpenTelemetry, Tracing, open_tracing
 
 SECRET = "my secret question"
 CHAT = "/v1/chat/completions"
@@ -69,44 +73,64 @@ def test_a_refused_request_is_logged_too(running, lines):
     assert SECRET not in json.dumps(lines())
 
 
-class Span:
-    """Keeps what it is told."""
-
-    def __init__(self, name, context):
-        self.name, self.context, self.attributes, self.ended = name, context, {}, False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.ended = True
-
-    def set_attributes(self, attributes):
-        self.attributes |= attributes
+CLIENTS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+"""A trace and a span that the client began, in W3C's form."""
 
 
-class Tracer:
-    """Keeps its spans."""
+@pytest.fixture
+def traced(lm, monkeypatch):
+    """A server whose spans are kept in memory by OpenTelemetry's own SDK."""
+    kept, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    tracing = OpenTelemetry(provider.get_tracer("vesalius.serve"), propagate.extract)
+    monkeypatch.setattr("vesalius.serve.app.open_tracing", lambda wanted: tracing if wanted else Tracing())
+    with serving(with_engine(lm), traces=True) as running:
+        yield running, kept.get_finished_spans
+    provider.shutdown()
 
-    def __init__(self):
-        self.spans = []
 
-    def start_as_current_span(self, name, context):
-        self.spans.append(Span(name, context))
-        return self.spans[-1]
+def test_a_span_tells_of_a_request_within_its_clients_trace(traced):
+    running, spans = traced
+    answer = ask(running, traceparent=CLIENTS)
+    running.wait_until(spans)
+    (span,) = spans()
+    assert span.name == f"POST {CHAT}"
+    assert (format_trace_id(span.context.trace_id), format_span_id(span.parent.span_id)) == tuple(
+        CLIENTS.split("-")[1:3]
+    )
+    assert span.parent.is_remote
+    usage = answer.json()["usage"]
+    told = dict(span.attributes)
+    assert 0 < told.pop("vesalius.first_token_seconds") <= (span.end_time - span.start_time) / 1e9
+    assert told == {
+        "vesalius.request_id": answer.headers["x-request-id"],
+        "gen_ai.request.model": "tiny",
+        "gen_ai.usage.input_tokens": usage["prompt_tokens"],
+        "gen_ai.usage.output_tokens": usage["completion_tokens"],
+        "gen_ai.response.finish_reasons": (answer.json()["choices"][0]["finish_reason"],),
+    }
+    assert SECRET not in span.to_json()
 
 
-def test_a_span_tells_of_a_request_within_its_clients_trace():
-    tracer = Tracer()
-    tracing = OpenTelemetry(tracer, lambda headers: headers["traceparent"])
-    notes = Notes(id="a", model="tiny", prompt_tokens=5)
-    scope = {"method": "POST", "path": CHAT, "headers": [(b"traceparent", b"00-trace-span-01")]}
-    with tracing.request(scope, notes):
-        notes.answered(7, "stop", 0.5)
-    (span,) = tracer.spans
-    assert (span.name, span.context, span.ended) == (f"POST {CHAT}", "00-trace-span-01", True)
-    assert span.attributes["gen_ai.usage.output_tokens"] == 7
-    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+def test_a_request_without_a_trace_begins_its_own_and_a_stream_has_one_span(traced):
+    running, spans = traced
+    messages = [{"role": "user", "content": SECRET}]
+    stream = running.client().chat.completions.create(model="tiny", messages=messages, max_tokens=5, stream=True)
+    pieces = list(stream)
+    running.wait_until(spans)
+    (span,) = spans()
+    assert span.parent is None
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
+    assert span.attributes["gen_ai.response.finish_reasons"] == (pieces[-1].choices[0].finish_reason,)
+
+
+def test_a_refused_request_has_a_span_that_tells_of_no_answer(traced):
+    running, spans = traced
+    assert running.post(CHAT, messages=[{"role": SECRET, "content": SECRET}]).status_code == 400
+    running.wait_until(spans)
+    (span,) = spans()
+    assert set(span.attributes) == {"vesalius.request_id"}
+    assert SECRET not in span.to_json()
 
 
 def test_traces_without_their_packages_are_an_error_that_says_which(monkeypatch):

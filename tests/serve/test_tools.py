@@ -54,8 +54,8 @@ def says(calling, monkeypatch):
         add = lm.engine.add
         spec = ConstraintSpec(choices=(text,))
 
-        def held(ids, params, *, n=1, constraint=None):
-            return add(ids, params, n=n, constraint=constraint or compile_constraint(lm.tokenizer, spec))
+        def held(ids, params, *, constraint=None, **others):
+            return add(ids, params, constraint=constraint or compile_constraint(lm.tokenizer, spec), **others)
 
         monkeypatch.setattr(lm.engine, "add", held)
 
@@ -222,7 +222,7 @@ def test_thoughts_are_told_apart_from_the_answer(thinking, opened, monkeypatch):
     monkeypatch.setattr(
         lm.engine,
         "add",
-        lambda ids, params, n, constraint: add(ids, params, n=n, constraint=compile_constraint(lm.tokenizer, spec)),
+        lambda *of, constraint, **others: add(*of, constraint=compile_constraint(lm.tokenizer, spec), **others),
     )
     options = {"tools": None, "extra_body": {"chat_template_kwargs": {"enable_thinking": opened}}}
     answer = chat(thinking, **options)
@@ -238,7 +238,7 @@ def test_responses_tell_of_thoughts_as_items(thinking, monkeypatch):
     monkeypatch.setattr(
         lm.engine,
         "add",
-        lambda ids, params, n, constraint: add(ids, params, n=n, constraint=compile_constraint(lm.tokenizer, spec)),
+        lambda *of, constraint, **others: add(*of, constraint=compile_constraint(lm.tokenizer, spec), **others),
     )
     whole = thinking.client().responses.create(model="tiny", input="Hi", max_output_tokens=90)
     assert [item.type for item in whole.output] == ["reasoning", "message"]

@@ -90,17 +90,31 @@ def remove(model: nn.Module, name: str) -> None:
             model.set_submodule(path, holder.untouched)
 
 
-@contextlib.contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
+def disabled(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Within, the model is its base: the layers that stand there are those that stood there before any adapter."""
-    parts = [(model.get_submodule(path.rpartition(".")[0]), path, part) for path, part in holders(model).items()]
-    for parent, path, part in parts:
-        parent._modules[path.rpartition(".")[2]] = part.untouched
+    return without(places(model))
+
+
+Place = tuple[nn.Module, str, Holder]
+"""The parent of a holder, its name there, and itself."""
+
+
+def places(model: nn.Module) -> list[Place]:
+    """Where the model's holders are, for who leaves them out often: to find them takes longer than to move them."""
+    found = [(path.rpartition("."), part) for path, part in holders(model).items()]
+    return [(model.get_submodule(parent), name, part) for (parent, _, name), part in found]
+
+
+@contextlib.contextmanager
+def without(places: Sequence[Place]) -> Iterator[None]:
+    """Within, what stood in these places before any adapter stands there again."""
+    for parent, name, part in places:
+        parent._modules[name] = part.untouched
     try:
         yield
     finally:
-        for parent, path, part in parts:
-            parent._modules[path.rpartition(".")[2]] = cast(nn.Module, part)
+        for parent, name, part in places:
+            parent._modules[name] = cast(nn.Module, part)
 
 
 @contextlib.contextmanager
@@ -122,8 +136,13 @@ def by_row(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
         board.unroute()
 
 
+def is_merged(model: nn.Module) -> bool:
+    """Whether adapters are written into the weights."""
+    return any(layer.is_merged for layer in adapted_layers(model).values())
+
+
 def _refuse_merged(model: nn.Module) -> None:
-    if any(layer.is_merged for layer in adapted_layers(model).values()):
+    if is_merged(model):
         raise UserError("the adapters are merged into the weights: unmerge the model before it changes adapters")
 
 

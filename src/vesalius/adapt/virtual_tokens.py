@@ -6,6 +6,7 @@ batch and taken out of the result. With one, whoever fills it puts `virtual_ids(
 since only he knows where texts begin. The output head never has them, so none is ever written.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -58,9 +59,10 @@ class PromptedDecoder(Decoder, Holder):
         """All virtual tokens, in use or not."""
         return [cast(VirtualTokens, part) for part in self.adapters.values()]
 
-    def in_use(self) -> list[int]:
-        """The ids that go in front of every text."""
-        used = [cast(VirtualTokens, self.adapters[name]) for name in self.board.active if name in self.adapters]
+    def in_use(self, names: Sequence[str] | None = None) -> list[int]:
+        """The ids that go in front of every text; with `names`, where these adapters are used."""
+        names = self.board.active if names is None else names
+        used = [cast(VirtualTokens, self.adapters[name]) for name in names if name in self.adapters]
         return [number for part in used for number in part.ids]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -147,10 +149,11 @@ def insert(tokens: Tensor, positions: Tensor | None, ids: Tensor) -> tuple[Tenso
     return filled, where, places
 
 
-def virtual_ids(model: Transformer) -> list[int]:
-    """The ids that have to stand in front of every text that is read over a cache; none for most models."""
+def virtual_ids(model: Transformer, names: Sequence[str] | None = None) -> list[int]:
+    """The ids that have to stand in front of every text that is read over a cache, of the adapters in use or of those
+    named; none for most models."""
     decoder: nn.Module = model.model
-    return decoder.in_use() if isinstance(decoder, PromptedDecoder) else []
+    return decoder.in_use(names) if isinstance(decoder, PromptedDecoder) else []
 
 
 def next_id(model: Transformer) -> int:

@@ -13,8 +13,8 @@ Every variant is a ratio of probabilities, a surrogate of ratio and advantage, a
                    most tokens         a constant, so that long answers weigh neither less nor more: Dr. GRPO
                    nothing             the sum over the answer
 
-What is then added: the KL to the reference, times batch.kl_weight, divided likewise; minus the entropy, a mean over
-tokens. Truncated importance sampling multiplies a token's surrogate by min(π_old / π_engine, C), where the engine
+What is then added: the KL to the reference, times batch.kl_weight and ρ, divided likewise; minus the entropy, a mean
+over tokens. Truncated importance sampling multiplies a token's surrogate by min(π_old / π_engine, C), where the engine
 computes otherwise than the trainer (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
 training").
 
@@ -48,6 +48,8 @@ class PolicyGradient:
     that sampled (k3), the share of tokens whose gradient is clipped away, and the engine's mean importance ratio.
 
     most_tokens     what "most_tokens" divides by
+    kl_corrected    whether the KL is weighed by the ratio, which makes its gradient that of the true KL even in the
+                    first update, where the ratio is 1 (DeepSeek-V3.2, arXiv:2512.02556, section 3.1)
     importance_cap  C; None: the engine's log-probabilities are taken as the trainer's own
     """
 
@@ -57,6 +59,7 @@ class PolicyGradient:
     epsilon_low: float = 0.2
     epsilon_high: float = 0.2
     kl_estimator: Estimator = "k3"
+    kl_corrected: bool = True
     entropy_weight: float = 0.0
     importance_cap: float | None = None
     most_tokens: int = 1
@@ -80,7 +83,8 @@ class PolicyGradient:
             losses = losses * importance.clamp(max=self.importance_cap)
         if batch.kl_weight:
             assert batch.reference is not None, "who weighs the KL gives the reference"
-            losses = losses + batch.kl_weight * ESTIMATORS[self.kl_estimator](logp, batch.reference)
+            kl = ESTIMATORS[self.kl_estimator](logp, batch.reference)
+            losses = losses + batch.kl_weight * (kl * ratio if self.kl_corrected else kl)
         loss = (losses * said / self._divisor(said, batch)).sum(1).mean()
         spread = token_mean(entropy, batch)
         metrics = {

@@ -1,9 +1,11 @@
 """From a name to a model: an alias, a hub id, a Hugging Face or run directory, a .gguf file, an adapter."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from vesalius.adapt.switch import is_adapted, switch
 from vesalius.core.errors import UserError
 from vesalius.core.run_directory import RunDirectory
 from vesalius.hub import directory
@@ -35,6 +37,18 @@ def open_model(
         load_adapter(opened[0], place)
         opened[0].eval().requires_grad_(False)
     return opened
+
+
+def open_with_adapters(reference: str | Path, adapters: Mapping[str, str | Path]) -> tuple[Transformer, Tokenizer]:
+    """The model with several adapters around it, each a directory or a run, by name. None is in use: whoever generates
+    chooses one for each text. UserError as in `open_model`, and where the reference is an adapter itself."""
+    model, tokenizer = open_model(reference)
+    if is_adapted(model):
+        raise UserError(f"{reference} has an adapter around it already: give its base, and {reference} as an adapter")
+    for name, place in adapters.items():
+        load_adapter(model, find_adapter(place), name)
+    switch(model)
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def model_path(reference: str | Path) -> Path:

@@ -10,31 +10,32 @@ from torch import Tensor
 
 from vesalius.infer.beam_search import Beam, BeamSearch
 from vesalius.infer.blocks import BlockManager
-from vesalius.infer.paged_cache import BlockPool, make_room
+from vesalius.infer.paged_cache import make_room
 from vesalius.infer.reader import Reader
 from vesalius.infer.sequence import Sequence
+from vesalius.models.config import ModelConfig
 from vesalius.models.positions import reread_at
-from vesalius.models.transformer import Transformer
 
 
 class Beams:
     """The blocks of K beams that have read equally much."""
 
-    def __init__(self, model: Transformer, count: int, like: BlockPool) -> None:
-        """`count` blocks, of the size and kind of another pool's."""
-        self.length = 0
-        self._pool = like.of_size(count)
-        self._reader, self._blocks = Reader(model, self._pool), BlockManager(count, like.size)
+    def __init__(self, reader: Reader, count: int, adapter: str | None) -> None:
+        """`count` blocks, of the size and kind that another reader's are."""
+        self.length, self._adapter = 0, adapter
+        self._reader = reader.beside(count)
+        self._blocks = BlockManager(count, self._reader.pool.size)
         self._tables: list[list[int]] = [[]]
 
     def read(self, tokens: list[list[int]]) -> Tensor:
         """The new tokens of each beam -> logits (K, V) behind the last."""
         end = self.length + len(tokens[0])
         for table in self._tables:
-            make_room(self._pool, self._blocks, table, self.length, end)
-        hidden = self._reader.read(tokens, [self.length] * len(tokens), self._tables)  # (K · T, D)
+            make_room(self._reader.pool, self._blocks, table, self.length, end)
+        adapters = [self._adapter] * len(tokens)
+        hidden = self._reader.read(tokens, [self.length] * len(tokens), self._tables, adapters)  # (K · T, D)
         self.length = end
-        return self._reader.logits(hidden.unflatten(0, (len(tokens), -1))[:, -1])
+        return self._reader.logits(hidden.unflatten(0, (len(tokens), -1))[:, -1], adapters)
 
     def reorder(self, rows: list[int]) -> None:
         """Makes beam i continue what beam rows[i] has read."""
@@ -54,16 +55,16 @@ class Beams:
             self._blocks.release(table)
 
 
-def search_beams(model: Transformer, like: BlockPool, sequence: Sequence, eos_ids: frozenset[int]) -> list[Beam]:
-    """The best beams for a sequence's prompt, best first, in blocks like those of another pool."""
-    params, device = sequence.params, sequence.generator.device
-    reread = reread_at(model.config)
+def search_beams(config: ModelConfig, reader: Reader, sequence: Sequence, eos_ids: frozenset[int]) -> list[Beam]:
+    """The best beams for a sequence's prompt, best first, in blocks like those of a reader."""
+    params, device, size = sequence.params, sequence.generator.device, reader.pool.size
+    reread = reread_at(config)
     prompt = torch.tensor(sequence.visible, device=device)  # (T,)
     search = BeamSearch(prompt, params, limit=sequence.limit, eos_ids=eos_ids, adjust=sequence.adjust)
-    longest = -(-(sequence.length + sequence.limit) // like.size)
-    shared = 0 if reread else sequence.length // like.size
+    longest = -(-(sequence.length + sequence.limit) // size)
+    shared = 0 if reread else sequence.length // size
     # Before the old beams are given back, the new ones hold the same blocks; each may copy one.
-    beams = Beams(model, shared + params.num_beams * (longest - shared + 1), like)
+    beams = Beams(reader, shared + params.num_beams * (longest - shared + 1), sequence.adapter)
     logits = beams.read([sequence.prompt]).expand(params.num_beams, -1)  # (K, V)
     beams.reorder([0] * params.num_beams)  # every beam begins with the one prompt
     while True:

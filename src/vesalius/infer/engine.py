@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vesalius.core.errors import UserError, VesaliusError
+from vesalius.infer.adapters import Adapters
 from vesalius.infer.beam_search import Beam
 from vesalius.infer.beams import search_beams
 from vesalius.infer.blocks import BlockManager
@@ -63,11 +64,12 @@ class Engine:
         self._caches = self.options.prefix_caching and not self._alone
         cold = cold_blocks_of(self.options, self.pool) if self._caches else None
         self.blocks = BlockManager(self.pool.count, self.options.block_size, cold)
-        self._reader = Reader(model, self.pool)
+        self.adapters = Adapters(model)
+        self._reader = Reader(model, self.pool, self.adapters)
         self._settler = Settler(model.config, self._reader, self.blocks, publishes=self._caches)
         own = self.pool, self.blocks, self.options, self.stats
         self._scheduler = Scheduler(*own, finds=self._caches, in_pieces=not self._alone, cold=cold)
-        self._intake = Intake(model, self.eos_ids, self.context)
+        self._intake = Intake(model, self.adapters, self.eos_ids, self.context)
         self.speculation = speculation or speculation_of(self.options, model)
         self._drafting: Drafting | None = None
         if self.speculation is not None and not self._alone:
@@ -103,13 +105,15 @@ class Engine:
         priority: int = 0,
         constraint: Constraint | None = None,
         paced: bool = False,
+        adapter: str | None = None,
     ) -> list[Sequence]:
         """n sequences that wait for their turn; the prompt is read once for all, with seeds seed, seed + 1, and so on.
 
-        UserError for a prompt that is empty, too long or has unknown ids.
+        `adapter` is one of the model's, by name (infer/adapters). UserError for a prompt that is empty, too long or has
+        unknown ids, and for an adapter that is not there.
         """
         seeds = [None if params.seed is None else (params.seed + i) % 2**63 for i in range(n)]
-        made = [self._intake.writing(ids, replace(params, seed=seed)) for seed in seeds]
+        made = [self._intake.writing(ids, replace(params, seed=seed), adapter) for seed in seeds]
         for sequence in made:
             sequence.priority, sequence.paced = priority, paced
             sequence.constraint = constraint.fork() if constraint and sequence is not made[0] else constraint
@@ -118,15 +122,15 @@ class Engine:
         self._scheduler.add(made[0])
         return made
 
-    def score(self, ids: list[int], *, priority: int = 0) -> Sequence:
+    def score(self, ids: list[int], *, priority: int = 0, adapter: str | None = None) -> Sequence:
         """A sequence that is only read, for its `logprobs`: of each token after the first. UserError as in `add`."""
-        sequence = self._intake.reading(ids)
+        sequence = self._intake.reading(ids, adapter)
         sequence.scored = True
         return self._wait(sequence, priority)
 
-    def embed(self, ids: list[int], *, priority: int = 0) -> Sequence:
+    def embed(self, ids: list[int], *, priority: int = 0, adapter: str | None = None) -> Sequence:
         """A sequence that is only read, for its `embedding`: the mean of its last hidden states. Errors as in `add`."""
-        sequence = self._intake.reading(ids)
+        sequence = self._intake.reading(ids, adapter)
         sequence.pooled = True
         return self._wait(sequence, priority)
 
@@ -136,8 +140,8 @@ class Engine:
         kept = len(ids) // self.blocks.size
         if self.blocks.count - self._pinned - kept < self.blocks.blocks_of(self.context):
             raise UserError(f"pinning {len(ids)} tokens leaves less than a context of {self.context}: give cache_bytes")
-        self.run(self._wait(self._intake.reading(ids), 0))
-        found, _ = self.blocks.find(None, ids)
+        sequence = self.run(self._wait(self._intake.reading(ids), 0))
+        found, _ = self.blocks.find(sequence.root, sequence.prompt)
         self._pinned += len(found)
         return found
 
@@ -146,19 +150,32 @@ class Engine:
         self._pinned -= len(blocks)
         self.blocks.release(blocks)
 
-    def stream(self, ids: list[int], params: SamplingParams, *, constraint: Constraint | None = None) -> "Steps":
+    def stream(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        *,
+        constraint: Constraint | None = None,
+        adapter: str | None = None,
+    ) -> "Steps":
         """The steps of one sequence, computed when they are asked for. UserError as in `add`, at once."""
-        return self.streams(ids, params, 1, constraint=constraint)[0]
+        return self.streams(ids, params, 1, constraint=constraint, adapter=adapter)[0]
 
     def streams(
-        self, ids: list[int], params: SamplingParams, n: int, *, constraint: Constraint | None = None
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        n: int,
+        *,
+        constraint: Constraint | None = None,
+        adapter: str | None = None,
     ) -> list["Steps"]:
         """Those of n sequences with the same prompt; they share the steps while their callers take turns."""
         if params.num_beams > 1:
             raise UserError(
                 f"num_beams = {params.num_beams}: beam search knows its answer only at the end, it cannot be streamed"
             )
-        made = self.add(ids, params, n=n, constraint=constraint, paced=True)
+        made = self.add(ids, params, n=n, constraint=constraint, paced=True, adapter=adapter)
         return [Steps(self, sequence) for sequence in made]
 
     def run(self, sequence: Sequence) -> Sequence:
@@ -188,10 +205,11 @@ class Engine:
         return [sequence for group in groups for sequence in self._pass(group)]
 
     @torch.inference_mode()
-    def beams(self, ids: list[int], params: SamplingParams) -> list[Beam]:
+    def beams(self, ids: list[int], params: SamplingParams, *, adapter: str | None = None) -> list[Beam]:
         """The best `num_beams` answers that beam search finds, best first. Errors as in `add`; VesaliusError where the
         model gives no finite probability."""
-        return search_beams(self.model, self.pool, self._intake.writing(ids, params), self.eos_ids)
+        sequence = self._intake.writing(ids, params, adapter)
+        return search_beams(self.model.config, self._reader, sequence, self.eos_ids)
 
     def _pass(self, parts: list[Slice]) -> list[Sequence]:
         """Reads what was planned together, and goes on with whoever has read all that there is."""
@@ -227,10 +245,10 @@ class Engine:
                 writers += [(sibling, row) for sibling in self._fork(sequence)]
         if not writers and not drafted:
             return []
-        rows = [row for _, row in writers] + [row + i for part, row in drafted for i in range(1 + len(part.draft))]
-        states = hidden[torch.tensor(rows, device=hidden.device)]
-        logits, plain = self._reader.logits(states), len(writers)  # (rows, V)
-        sequences = [sequence for sequence, _ in writers]
+        owners = writers + [(part.sequence, row + i) for part, row in drafted for i in range(1 + len(part.draft))]
+        states = hidden[torch.tensor([row for _, row in owners], device=hidden.device)]
+        logits = self._reader.logits(states, [sequence.adapter for sequence, _ in owners])  # (rows, V)
+        sequences, plain = [sequence for sequence, _ in writers], len(writers)
         if writers:
             for sequence, choice in zip(sequences, choose(logits[:plain], sequences), strict=True):
                 self._add(sequence, choice)

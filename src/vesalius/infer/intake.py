@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import nn
 
-from vesalius.adapt.virtual_tokens import virtual_ids
 from vesalius.core.errors import UserError
+from vesalius.infer.adapters import Adapters
 from vesalius.infer.params import SamplingParams
 from vesalius.infer.sampling import Adjuster
 from vesalius.infer.sequence import Sequence
@@ -18,26 +18,33 @@ from vesalius.models.transformer import Transformer
 class Intake:
     """Makes the sequences of one engine, numbered as they arrive."""
 
-    def __init__(self, model: Transformer, eos_ids: frozenset[int], context: int) -> None:
+    def __init__(self, model: Transformer, adapters: Adapters, eos_ids: frozenset[int], context: int) -> None:
         """`context`: tokens that a prompt and its answer may have together."""
-        self._model, self._eos_ids, self._context = model, eos_ids, context
+        self._model, self._adapters, self._eos_ids, self._context = model, adapters, eos_ids, context
         self._device, _ = placement(model)
         self._numbers = itertools.count()
 
-    def writing(self, ids: list[int], params: SamplingParams) -> Sequence:
-        """One that answers a prompt. UserError for a prompt that is empty, too long or has unknown ids, and for
-        settings that the vocabulary does not know."""
-        front = virtual_ids(self._model)
+    def writing(self, ids: list[int], params: SamplingParams, adapter: str | None = None) -> Sequence:
+        """One that answers a prompt. UserError for a prompt that is empty, too long or has unknown ids, for settings
+        that the vocabulary does not know, and for an adapter that the model does not have."""
+        self._adapters.check(adapter)
+        front = self._adapters.front(adapter)
         self._check(ids, room=1 + len(front))
         if params.bad_words:
             raise ValueError("bad_words are texts, which the engine cannot read: give it bad_words_ids")
-        return self._sequence(ids, front, params, min(params.max_tokens, self._context - len(front) - len(ids)))
+        limit = min(params.max_tokens, self._context - len(front) - len(ids))
+        return self._with(adapter, self._sequence(ids, front, params, limit))
 
-    def reading(self, ids: list[int]) -> Sequence:
+    def reading(self, ids: list[int], adapter: str | None = None) -> Sequence:
         """One that writes nothing. UserError as in `writing`."""
-        front = virtual_ids(self._model)
+        self._adapters.check(adapter)
+        front = self._adapters.front(adapter)
         self._check(ids, room=len(front))
-        return self._sequence(ids, front, SamplingParams(), 0)
+        return self._with(adapter, self._sequence(ids, front, SamplingParams(), 0))
+
+    def _with(self, adapter: str | None, sequence: Sequence) -> Sequence:
+        sequence.adapter, sequence.root = adapter, self._adapters.root(adapter)
+        return sequence
 
     def _sequence(self, ids: list[int], front: list[int], params: SamplingParams, limit: int) -> Sequence:
         device, vocab_size = self._device, self._model.config.vocab_size

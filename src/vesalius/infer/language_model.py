@@ -14,12 +14,13 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from vesalius.adapt.switch import adapter_names
 from vesalius.adapt.virtual_tokens import virtual_ids
 from vesalius.compress.offload import offload_layers
 from vesalius.core.errors import UserError
 from vesalius.hub.directory import save_model
 from vesalius.hub.export import Exported, export_model
-from vesalius.hub.open import model_path, open_model
+from vesalius.hub.open import model_path, open_model, open_with_adapters
 from vesalius.hub.unpacking import unpacked
 from vesalius.infer.completion import Completion, Stream, Usage
 from vesalius.infer.constrain import Constraint, compile_constraint
@@ -56,7 +57,7 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generation_defaults = generation_defaults or SamplingOptions()
-        if options is not None and options.speculation and virtual_ids(model):
+        if options is not None and options.speculation and virtual_ids(model, adapter_names(model)):
             raise UserError(f"speculation = {options.speculation!r} with a prompt or a prefix: who guesses has none")
         if options is not None and options.weight_bytes is not None:
             offload_layers(model, options.weight_bytes)
@@ -64,13 +65,20 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, path: Path | str, options: EngineOptions | None = None, *, adapter: Path | str | None = None
+        cls,
+        path: Path | str,
+        options: EngineOptions | None = None,
+        *,
+        adapter: Path | str | None = None,
+        adapters: Mapping[str, Path | str] | None = None,
     ) -> "LanguageModel":
         """From an alias, a hub id, a Hugging Face directory, a run directory, a .gguf file or an adapter's directory,
         which names its base; what has to be fetched first is fetched. `adapter` is the directory of one, or a run's,
-        to put around the model. UserError that says what is wrong, VesaliusError where it cannot be fetched.
+        to put around the model for good; of `adapters` each text may choose one, by its name. UserError that says what
+        is wrong, VesaliusError where it cannot be fetched.
         """
-        return cls(*open_model(path, adapter=adapter), read_recommended(model_path(path)), options)
+        opened = open_with_adapters(path, adapters) if adapters else open_model(path, adapter=adapter)
+        return cls(*opened, read_recommended(model_path(path)), options)
 
     def save(self, directory: Path | str) -> None:
         """As a Hugging Face directory, whole or not at all; what stood there before is replaced."""
@@ -96,18 +104,20 @@ class LanguageModel:
         *,
         tools: Tools | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Completion:
         """The answer to a text or to messages, generated with the options that `SamplingParams` explains.
 
         tools             what the chat template tells the model of: JSON schemas of functions, as in OpenAI's API
         template_options  its other variables, such as {"enable_thinking": False}
+        adapter           one of those that the model was loaded with, by name
         UserError where the prompt is longer than the context, or an option is out of its range or unknown.
         """
         ids, params = self.prompt_ids(prompt, tools=tools, template_options=template_options), self._params(options)
         if params.num_beams > 1:
-            return self._beams(ids, params)[0]
-        return self._stream(ids, params).read()
+            return self._beams(ids, params, adapter)[0]
+        return self._stream(ids, params, adapter).read()
 
     def generate_many(
         self,
@@ -116,6 +126,7 @@ class LanguageModel:
         *,
         tools: Tools | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Completion]:
         """n answers: the best n of beam search where `num_beams` asks for it, or else n drawn ones, with seed,
@@ -127,10 +138,10 @@ class LanguageModel:
         if params.num_beams > 1:
             if n > params.num_beams:
                 raise UserError(f"n = {n} answers of num_beams = {params.num_beams}: raise num_beams or lower n")
-            return self._beams(ids, params)[:n]
+            return self._beams(ids, params, adapter)[:n]
         if n > 1 and params.temperature == 0:
             raise UserError(f"n = {n} answers at temperature 0 are all the same: set a temperature or num_beams")
-        made = self.engine.streams(ids, params, n, constraint=self._constraint(params))
+        made = self.engine.streams(ids, params, n, constraint=self._constraint(params), adapter=adapter)
         streams = [self._streamed(steps, params, len(ids)) for steps in made]
         for _ in itertools.zip_longest(*streams):  # in turns, so that they share the steps
             pass
@@ -142,6 +153,7 @@ class LanguageModel:
         *,
         tools: Tools | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Stream:
         """The same answer in pieces of text, as they become certain. Joined, they are the text that `generate` gives.
@@ -151,17 +163,17 @@ class LanguageModel:
         only at the end.
         """
         ids, params = self.prompt_ids(prompt, tools=tools, template_options=template_options), self._params(options)
-        return self._stream(ids, params)
+        return self._stream(ids, params, adapter)
 
-    def _stream(self, ids: list[int], params: SamplingParams) -> Stream:
-        steps = self.engine.stream(ids, params, constraint=self._constraint(params))
+    def _stream(self, ids: list[int], params: SamplingParams, adapter: str | None) -> Stream:
+        steps = self.engine.stream(ids, params, constraint=self._constraint(params), adapter=adapter)
         return self._streamed(steps, params, len(ids))
 
     def _streamed(self, steps: Steps, params: SamplingParams, prompt_tokens: int) -> Stream:
         return Stream(steps, Detokenizer(self.tokenizer, params.stop), prompt_tokens)
 
-    def _beams(self, ids: list[int], params: SamplingParams) -> list[Completion]:
-        beams = self.engine.beams(ids, params)
+    def _beams(self, ids: list[int], params: SamplingParams, adapter: str | None) -> list[Completion]:
+        beams = self.engine.beams(ids, params, adapter=adapter)
         streams = [Stream(beam.steps(), Detokenizer(self.tokenizer), len(ids)) for beam in beams]
         return [replace(stream.read(), score=beam.score) for stream, beam in zip(streams, beams, strict=True)]
 

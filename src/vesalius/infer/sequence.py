@@ -54,6 +54,7 @@ class Sequence:
     read              how many tokens the cache holds, in the blocks of `table`
     cached_tokens     how many of the prompt's tokens were found there and not read
     contents          of its full blocks, as far as they are published
+    adapter           which of the model's adapters it has; None: those in use for every text, mostly none
     root              what a text must share with this one beside its tokens, to share its blocks
     set_aside         what the blocks held, where they were taken from it (infer/swap)
     history           all ids (T,) with room for those to come, for the processors that read them; None where none does
@@ -72,6 +73,7 @@ class Sequence:
     paced: bool = False
     priority: int = 0
     number: int = 0
+    adapter: str | None = None
     root: Hashable = None
     scored: bool = False
     pooled: bool = False

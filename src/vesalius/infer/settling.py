@@ -68,5 +68,5 @@ class Settler:
             targets = torch.tensor(following[unasked:], dtype=torch.int64, device=hidden.device)
             rows = hidden[unasked : unasked + len(targets)].split(SCORED_ROWS)
             for some, wanted in zip(rows, targets.split(SCORED_ROWS), strict=True):
-                logprobs = self._reader.logits(some).log_softmax(-1)
+                logprobs = self._reader.logits(some, [sequence.adapter] * len(some)).log_softmax(-1)
                 sequence.logprobs += logprobs.gather(1, wanted.unsqueeze(1)).squeeze(1).tolist()

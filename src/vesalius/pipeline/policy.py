@@ -63,6 +63,7 @@ def grpo_objective(section: GrpoSection) -> PolicyGradient:
         epsilon_low=section.epsilon_low or variant.epsilon_low,
         epsilon_high=section.epsilon_high or variant.epsilon_high,
         kl_estimator=section.kl_estimator,
+        kl_corrected=section.kl_corrected,
     )
 
 

@@ -75,7 +75,7 @@ def open_start(reference: str, say: Callable[[str], None]) -> tuple[Transformer,
 
 
 def open_packed(reference: str) -> tuple[Transformer, Tokenizer]:
-    """The same in four bits, to put an adapter around: no more weights than before are floats at any time."""
+    """The same in four bits, for an adapter around it: at no time are all weights floats that were not before."""
     model, tokenizer = open_model(reference)
     if is_adapted(model):
         fold(model)

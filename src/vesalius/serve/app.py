@@ -141,12 +141,12 @@ def _about_server(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> Response:
-        """The served model."""
-        return Json({"object": "list", "data": [model_card(service.served)]})
+        """The served model, and under further names the same with an adapter."""
+        return Json({"object": "list", "data": [model_card(served) for served in service.served.all]})
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        """The served model, by its name."""
+        """A served model, by its name."""
         return Json(model_card(service.model(name)))
 
     @router.get("/health")

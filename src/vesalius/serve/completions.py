@@ -35,7 +35,8 @@ async def begin_completions(service: Service, body: CompletionRequest) -> "Compl
     prompts = await asyncio.to_thread(_encode, served, body)
     for ids in prompts:
         note_prompt(service, served, ids)
-    logprobs = await _score(service, prompts) if body.echo and body.logprobs is not None else [None] * len(prompts)
+    wanted = body.echo and body.logprobs is not None
+    logprobs = await _score(service, served, prompts) if wanted else [None] * len(prompts)
     echoes = [Echo(ids, told) for ids, told in zip(prompts, logprobs, strict=True)] if body.echo else []
     answers = None if body.max_tokens == 0 else await _begin(service, served, body, prompts)
     return CompletionExchange(served, body, answers, prompts, echoes)
@@ -203,8 +204,8 @@ def _encode(served: Served, body: CompletionRequest) -> list[list[int]]:
     return [served.lm.prompt_ids(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
-async def _score(service: Service, texts: list[list[int]]) -> list[list[float] | None]:
-    ticket = await service.score(texts)
+async def _score(service: Service, served: Served, texts: list[list[int]]) -> list[list[float] | None]:
+    ticket = await service.score(served, texts)
     try:
         return [sequence.logprobs for sequence in await ticket.finished()]
     finally:
@@ -219,5 +220,5 @@ async def _begin(service: Service, served: Served, body: CompletionRequest, prom
     n = body.n or 1
     constraint = await compiled(served, params.constraint)
     patient = not body.stream and not params.stop
-    ticket = await service.generate(prompts, params, n=n, constraint=constraint, patient=patient)
+    ticket = await service.generate(served, prompts, params, n=n, constraint=constraint, patient=patient)
     return Answers(service, ticket, plain_writings(served, params, n * len(prompts)), n=n)

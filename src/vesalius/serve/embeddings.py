@@ -26,7 +26,7 @@ async def embed(service: Service, body: EmbeddingRequest) -> dict[str, Any]:
     texts = await asyncio.to_thread(_encode, served, body)
     notes = current_notes()
     notes.model, notes.prompt_tokens = served.name, sum(map(len, texts))
-    vectors = await _vectors(service, texts)
+    vectors = await _vectors(service, served, texts)
     form = _base64 if body.encoding_format == "base64" else list
     data = [{"object": "embedding", "index": i, "embedding": form(vector)} for i, vector in enumerate(vectors)]
     usage = {"prompt_tokens": notes.prompt_tokens, "total_tokens": notes.prompt_tokens}
@@ -37,12 +37,12 @@ def _encode(served: Served, body: EmbeddingRequest) -> list[list[int]]:
     return [served.lm.prompt_ids(text) if isinstance(text, str) else text for text in prompts_of(body.input)]
 
 
-async def _vectors(service: Service, texts: list[list[int]]) -> list[list[float]]:
+async def _vectors(service: Service, served: Served, texts: list[list[int]]) -> list[list[float]]:
     """As many texts at a time as the engine reads at once: a long list must not need the whole queue."""
-    room = min(service.settings.max_answers, service.served.lm.engine.options.max_running)
+    room = min(service.settings.max_answers, served.lm.engine.options.max_running)
     vectors: list[list[float]] = []
     for start in range(0, len(texts), room):
-        ticket = await service.embed(texts[start : start + room])
+        ticket = await service.embed(served, texts[start : start + room])
         try:
             sequences = await ticket.finished()
         finally:

@@ -34,6 +34,23 @@ def read_options(changes: Iterable[str], **given: Any) -> tuple[ServerSettings, 
     )
 
 
+def read_adapters(given: Iterable[str]) -> dict[str, str]:
+    """Adapters by name. UserError for what is not NAME=DIRECTORY, or a name that comes twice.
+
+    >>> read_adapters(["docs=runs/lora"])
+    {'docs': 'runs/lora'}
+    """
+    adapters: dict[str, str] = {}
+    for one in given:
+        name, _, place = (part.strip() for part in one.partition("="))
+        if not name or not place:
+            raise UserError(f"adapter {one!r} is not of the form NAME=DIRECTORY, for example docs=runs/lora")
+        if name in adapters:
+            raise UserError(f"two adapters are called {name!r}: give each a name of its own")
+        adapters[name] = place
+    return adapters
+
+
 def _pair(change: str) -> tuple[str, Any]:
     name, equals, text = (part.strip() for part in change.partition("="))
     if not equals:

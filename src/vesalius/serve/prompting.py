@@ -76,7 +76,9 @@ async def begin(
         conversation.choice, conversation.offered, served.style, thinking=thinking, parallel=conversation.parallel
     )
     constraint = await compiled(served, must_call or params.constraint)
-    ticket = await service.generate([ids], params, n=n, constraint=constraint, patient=patient and not params.stop)
+    ticket = await service.generate(
+        served, [ids], params, n=n, constraint=constraint, patient=patient and not params.stop
+    )
     if (
         params.constraint is not None and must_call is None
     ):  # the form is that of all that is written: no thought, no call

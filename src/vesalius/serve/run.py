@@ -11,13 +11,13 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from vesalius.core.errors import Interrupted, VesaliusError
+from vesalius.core.errors import Interrupted, UserError, VesaliusError
 from vesalius.infer.language_model import LanguageModel
 from vesalius.infer.options import EngineOptions
 from vesalius.serve.app import create_app
@@ -28,14 +28,22 @@ from vesalius.serve.service import Served, Service
 from vesalius.serve.settings import ServerSettings
 
 
-def serve(model: str, settings: ServerSettings, options: EngineOptions, *, name: str | None = None) -> None:
-    """Serves a model until SIGTERM or SIGINT. UserError where it cannot be opened; VesaliusError where the address
-    cannot be had or the engine broke down."""
+def serve(
+    model: str,
+    settings: ServerSettings,
+    options: EngineOptions,
+    *,
+    name: str | None = None,
+    adapters: Mapping[str, str] | None = None,
+) -> None:
+    """Serves a model, and under further names the same with adapters, until SIGTERM or SIGINT. UserError where one
+    cannot be opened; VesaliusError where the address cannot be had or the engine broke down."""
     log_to_stderr()
     listening = bound_socket(settings)  # an address that is taken shows before the model is opened
 
     def opened(reference: str) -> Served:
-        return open_served(reference, options, name=name if reference == model else None)
+        same = reference == model
+        return open_served(reference, options, name=name if same else None, adapters=adapters if same else None)
 
     service = Service(opened(model), settings, opened)
     server = Server(service, reload=model)
@@ -68,12 +76,13 @@ def batch(
     options: EngineOptions,
     *,
     name: str | None = None,
+    adapters: Mapping[str, str] | None = None,
     in_flight: int | None = None,
     on_progress: OnProgress,
 ) -> Counts:
     """Answers what is left of a batch, by default twice as many requests at a time as the engine writes at once, so
     that it never waits for one. Interrupted where a person stops it; what is answered is kept."""
-    served = open_served(model, options, name=name)
+    served = open_served(model, options, name=name, adapters=adapters)
     bound = in_flight or 2 * options.max_running
     service = Service(served, ServerSettings(max_queue=bound * ServerSettings.max_answers), lambda _: served)
     try:
@@ -82,10 +91,16 @@ def batch(
         raise Interrupted(f"interrupted: the answers so far are in {files.target}; start again to go on") from error
 
 
-def open_served(reference: str, options: EngineOptions, *, name: str | None = None) -> Served:
-    """A model that is ready to be served, under `name` or what its reference says. Errors as where it is opened."""
-    lm = LanguageModel.load(reference, options)
-    return Served(name or name_of(reference), lm)
+def open_served(
+    reference: str, options: EngineOptions, *, name: str | None = None, adapters: Mapping[str, str] | None = None
+) -> Served:
+    """A model that is ready to be served, under `name` or what its reference says, and under their names with each of
+    the adapters. Errors as where they are opened."""
+    name = name or name_of(reference)
+    if name in (adapters or {}):
+        raise UserError(f"{name!r} is what clients call the model itself: give the adapter another name")
+    lm = LanguageModel.load(reference, options, adapters=adapters)
+    return Served(name, lm, variants=tuple(Served(other, lm, adapter=other) for other in adapters or {}))
 
 
 def name_of(reference: str) -> str:

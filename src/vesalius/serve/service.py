@@ -29,16 +29,27 @@ RECENT = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A model under the name that clients call it by; `created` is when it was put in, in seconds since 1970."""
+    """A model under the name that clients call it by; `created` is when it was put in, in seconds since 1970.
+
+    adapter   the adapter of `lm` that answers under this name; None: none
+    variants  the same model under other names, with adapters
+    """
 
     name: str
     lm: LanguageModel
+    adapter: str | None = None
+    variants: tuple["Served", ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
     def style(self) -> Style:
         """How it writes thoughts and calls."""
         return style_of(self.lm.tokenizer)
+
+    @property
+    def all(self) -> tuple["Served", ...]:
+        """Itself and its variants."""
+        return self, *self.variants
 
     @property
     def context(self) -> int:
@@ -88,19 +99,23 @@ class Service:
         return self._thread.open if self._thread is not None else 0
 
     def model(self, name: str | None) -> Served:
-        """The model that a request means. 404 where it is not the one that is here."""
-        if name not in (None, self.served.name):
-            shown = str(name)[:SHOWN]
+        """The model that a request means. 404 where it is none of those that are here."""
+        if name is None:
+            return self.served
+        found = next((served for served in self.served.all if served.name == name), None)
+        if found is None:
+            names = " or ".join(repr(served.name) for served in self.served.all)
             raise ApiError(
                 404,
-                f"the model {shown!r} is not served here: ask for {self.served.name!r}",
+                f"the model {name[:SHOWN]!r} is not served here: ask for {names}",
                 param="model",
                 code="model_not_found",
             )
-        return self.served
+        return found
 
     async def generate(
         self,
+        served: Served,
         prompts: list[list[int]],
         params: SamplingParams,
         *,
@@ -117,21 +132,29 @@ class Service:
 
         size = n * len(prompts)
         return await self._ask(
-            lambda engine: _add_all(engine, prompts, lambda ids: engine.add(ids, params, n=n, constraint=own())),
+            lambda engine: _add_all(
+                engine,
+                prompts,
+                lambda ids: engine.add(ids, params, n=n, constraint=own(), adapter=served.adapter),
+            ),
             size,
             patient=patient,
         )
 
-    async def score(self, texts: list[list[int]]) -> Ticket:
+    async def score(self, served: Served, texts: list[list[int]]) -> Ticket:
         """A ticket for the log-probabilities of texts."""
         return await self._ask(
-            lambda engine: _add_all(engine, texts, lambda ids: [engine.score(ids)]), len(texts), patient=True
+            lambda engine: _add_all(engine, texts, lambda ids: [engine.score(ids, adapter=served.adapter)]),
+            len(texts),
+            patient=True,
         )
 
-    async def embed(self, texts: list[list[int]]) -> Ticket:
+    async def embed(self, served: Served, texts: list[list[int]]) -> Ticket:
         """A ticket for the mean hidden states of texts."""
         return await self._ask(
-            lambda engine: _add_all(engine, texts, lambda ids: [engine.embed(ids)]), len(texts), patient=True
+            lambda engine: _add_all(engine, texts, lambda ids: [engine.embed(ids, adapter=served.adapter)]),
+            len(texts),
+            patient=True,
         )
 
     async def swap(self, reference: str) -> Served:

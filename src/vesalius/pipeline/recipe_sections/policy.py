@@ -106,7 +106,7 @@ class GrpoSection(PolicySection):
     variant                    reinforce, rloo, grpo, dapo, dr_grpo, gspo or cispo (align/policy)
     compare                    batch_mean, leave_one_out, group or group_mean; None: the variant's
     epsilon_low, epsilon_high  how far a probability may move; None: the variant's
-    kl_estimator               of the loss
+    kl_estimator, kl_corrected  of the loss: which one, and whether it is weighed by the ratio
     """
 
     variant: str = "grpo"
@@ -114,6 +114,7 @@ class GrpoSection(PolicySection):
     epsilon_low: Positive | None = None
     epsilon_high: Positive | None = None
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_corrected: bool = True
 
     @model_validator(mode="after")
     def _check_variant(self) -> "GrpoSection":

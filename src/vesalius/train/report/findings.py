@@ -9,6 +9,7 @@ from collections.abc import Callable
 from vesalius.train.report.distillation import student
 from vesalius.train.report.finding import Finding
 from vesalius.train.report.made import made, solved
+from vesalius.train.report.policy import compared, criticised
 from vesalius.train.report.preferences import pairs_preferred, ratings_preferred
 from vesalius.train.report.reading import Run
 from vesalius.train.report.scoring import calibration, pairs, process, scores
@@ -22,6 +23,8 @@ FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     student,
     pairs_preferred,
     ratings_preferred,
+    compared,
+    criticised,
     pairs,
     scores,
     process,

@@ -43,6 +43,9 @@ def headline(run: Run) -> Headline:
 
 def finished_lead(run: Run) -> str:
     """What a model came to that was not made from text."""
+    for stage in ("ppo", "grpo"):
+        if (reward := run.amounts(stage, "after").get("reward")) is not None:
+            return f"{formats.percent(reward)} of what unseen tasks can earn"
     for parts, what in (
         (("kto", "after"), "answers"),
         (("dpo", "after"), "pairs"),

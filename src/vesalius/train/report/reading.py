@@ -18,11 +18,13 @@ STAGE_TITLES = {
     "distill": "Distillation",
     "dpo": "Preferences between answers",
     "kto": "Preferences from rated answers",
+    "grpo": "Reinforcement by comparison",
+    "ppo": "Reinforcement with a critic",
     "reward": "Reward model",
     "prm": "Process reward model",
     "heads": "Multi-token heads",
 }
-LOSS_UNITS = {"dpo": "", "kto": "", "reward": "", "prm": "nats per step"}
+LOSS_UNITS = {"dpo": "", "kto": "", "grpo": "", "ppo": "", "reward": "", "prm": "nats per step"}
 """Of the stages whose loss is not nats per token."""
 
 
