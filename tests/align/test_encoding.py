@@ -1,7 +1,8 @@
 """What fits is kept, what is too long is counted and named, and what the template cannot say stops."""
 
 import pytest
-from align.talks import CONTEXT, make_tokenizer, talk, talks
+from align.talks import CONTEXT, talk, talks
+from align.tiny_models import make_tokenizer
 
 from vesalius.align.encoding import encode_conversations
 from vesalius.core.errors import UserError

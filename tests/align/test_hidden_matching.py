@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from align.talks import CONTEXT, encoded_talks, make_tokenizer, model_for
+from align.talks import CONTEXT, encoded_talks
+from align.tiny_models import make_tokenizer, model_for
 from torch.nn import functional as F
 
 from vesalius.align.distill import Distill

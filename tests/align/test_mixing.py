@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from align.talks import CONTEXT, make_tokenizer, talks
+from align.talks import CONTEXT, talks
+from align.tiny_models import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

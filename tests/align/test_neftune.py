@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from align.talks import CONTEXT, encoded_talks, make_tokenizer, model_for
+from align.talks import CONTEXT, encoded_talks
+from align.tiny_models import make_tokenizer, model_for
 from transformers.integrations.neftune import neftune_post_forward_hook
 
 from vesalius.align.neftune import Noisy, document_lengths, noise

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from align.talks import CONTEXT, encoded_talks, make_tokenizer, model_for, talk, talks
+from align.talks import CONTEXT, encoded_talks, talk, talks
+from align.tiny_models import make_tokenizer, model_for
 
 from vesalius.align.distill import Distill
 from vesalius.align.episodes import Dialogue, Sampler

@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from align.preferences import LAYOUT, make_tokenizer, pair, pairs, said, user
+from align.preferences import LAYOUT, pair, pairs, said, user
+from align.tiny_models import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

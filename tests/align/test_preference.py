@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from align.preferences import LAYOUT, make_tokenizer, model_for, pairs, ratings
+from align.preferences import LAYOUT, pairs, ratings
+from align.tiny_models import make_tokenizer, model_for
 
 from vesalius.align.answers import answer_logprobs
 from vesalius.align.items import batch_of

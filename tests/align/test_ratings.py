@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from align.preferences import LAYOUT, make_tokenizer, pairs, ratings
+from align.preferences import LAYOUT, pairs, ratings
+from align.tiny_models import make_tokenizer
 
 from vesalius.align.answer_rows import Layout
 from vesalius.align.answers import AnswerBatch

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from align.preferences import LAYOUT, make_tokenizer, model_for, pairs
+from align.preferences import LAYOUT, pairs
+from align.tiny_models import make_tokenizer, model_for
 
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.align import reference

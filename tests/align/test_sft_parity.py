@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from align.talks import CONTEXT, make_tokenizer, model_for, talks
+from align.talks import CONTEXT, talks
+from align.tiny_models import make_tokenizer, model_for
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from align.talks import CONTEXT, encoded_talks, make_tokenizer, model_for
+from align.talks import CONTEXT, encoded_talks
+from align.tiny_models import make_tokenizer, model_for
 
 from vesalius.align import teacher_table
 from vesalius.align.encoding import Encoded

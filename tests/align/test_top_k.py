@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from align.talks import CONTEXT, encoded_talks, make_tokenizer, model_for
+from align.talks import CONTEXT, encoded_talks
+from align.tiny_models import make_tokenizer, model_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from align.talks import make_tokenizer, model_for, talk, talks
+from align.talks import talk, talks
+from align.tiny_models import make_tokenizer, model_for
 
 from vesalius.data.conversation import Conversation
 from vesalius.evals.answers import EXAMPLES, answer_perplexity, written_answers

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from align.talks import make_tokenizer, model_for
+from align.tiny_models import make_tokenizer, model_for
 from pipeline.killing import losses, losses_after_a_kill
 from tiny import called
 

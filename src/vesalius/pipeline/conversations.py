@@ -37,17 +37,14 @@ def packed(life: Life, config: TrainConfig, encoded: Encoded) -> PackedConversat
     return in_epochs(config, encoded, weights=life.recipe.data.shares)
 
 
-def quick_batches(life: Life, config: TrainConfig, conversations: list[Conversation]) -> list[Batch]:
+def quick_batches(
+    life: Life, config: TrainConfig, conversations: list[Conversation], *, tokens: int = QUICK_VALIDATION_TOKENS
+) -> list[Batch]:
     """A few batches of held-out conversations, always the same; [] where there are none."""
     if not conversations:
         return []
     source = in_epochs(config, encode_conversations(conversations, life.made[1], config.context))
-    return [next(source) for _ in range(quick_count(config))]
-
-
-def quick_count(config: TrainConfig) -> int:
-    """How many batches the curve of a run is measured on."""
-    return max(1, QUICK_VALIDATION_TOKENS // config.batch_tokens)
+    return [next(source) for _ in range(max(1, tokens // config.batch_tokens))]
 
 
 def in_epochs(

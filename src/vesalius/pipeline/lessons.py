@@ -15,14 +15,18 @@ from vesalius.align.reference import weights_fingerprint
 from vesalius.align.teacher_table import TableFacts, TeacherTable, write_table
 from vesalius.align.top_k import DistillTopK, TaughtConversations
 from vesalius.data.conversation import Conversation
+from vesalius.data.split import spread
 from vesalius.models.transformer import Transformer
-from vesalius.pipeline.conversations import in_epochs, packed, quick_batches, quick_count
+from vesalius.pipeline.conversations import in_epochs, packed, quick_batches
 from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.distill import DistillSection
 from vesalius.pipeline.training import autocast_of
 from vesalius.train.objectives import NextToken, Objective
 from vesalius.train.training import BatchSource, TrainingBatch
+
+SHORTEST = 16
+"""Tokens of a conversation, about: so many of them fill the batches that are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ def beside(
         module=model,
         batches=batches,
         objective=objective,
-        held_out=quick_batches(life, section, held_out),
+        held_out=quick_batches(life, section, held_out, tokens=section.measured_tokens),
         measure=objective,
     )
     if section.on_policy:
@@ -83,12 +87,15 @@ def from_disk(
     table = _table(life, section, encoded, teacher, life.run.data / "teacher")
     batches = TaughtConversations(packed(life, section, encoded), table)
     lessons = Lessons(module=life.made[0], batches=batches, objective=objective, held_out=[], measure=objective)
+    count = max(1, section.measured_tokens // section.batch_tokens)
     if teacher is None or not held_out:
-        return replace(lessons, held_out=quick_batches(life, section, held_out), measure=NextToken())
-    others = encode_conversations(held_out, life.made[1], section.context)
+        plain = quick_batches(life, section, held_out, tokens=section.measured_tokens)
+        return replace(lessons, held_out=plain, measure=NextToken())
+    some = spread(held_out, count * section.batch_tokens // SHORTEST)
+    others = encode_conversations(some, life.made[1], section.context)
     table = _table(life, section, others, teacher, life.run.data / "teacher-held-out")
     quick = TaughtConversations(in_epochs(section, others), table)
-    return replace(lessons, held_out=[next(quick) for _ in range(quick_count(section))])
+    return replace(lessons, held_out=[next(quick) for _ in range(count)])
 
 
 def _table(

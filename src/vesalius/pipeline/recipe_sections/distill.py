@@ -12,18 +12,19 @@ from vesalius.train.config import Count, Fraction, NotNegative, Positive, TrainC
 class DistillSection(TrainConfig):
     """The student is the recipe's model.
 
-    teacher        by any name that a model has; it must share the student's tokenizer
-    keep_layers    of the model's layers that the student begins with, evenly spread; 0: all
-    divergence     forward_kl, reverse_kl or jsd (align/divergences)
-    beta           of the JSD
-    temperature    what both models' logits are divided by
-    sft_weight     of the cross-entropy with the data's own tokens
-    top_k          so many of the teacher's likeliest tokens are written to the disk first, and it is not asked again;
-                   0: it stands beside the student
-    stored         a directory where another run has written them (RUN/data/teacher), in place of a teacher
-    on_policy      share of batches that the student writes itself
-    prompts        that it answers for such a batch, with at most `max_tokens` each at `sampling_temperature`
-    hidden_weight  of the distance between hidden states, layer by layer; hidden_distance: mse or cosine
+    teacher          by any name that a model has; it must share the student's tokenizer
+    keep_layers      of the model's layers that the student begins with, evenly spread; 0: all
+    divergence       forward_kl, reverse_kl or jsd (align/divergences)
+    beta             of the JSD
+    temperature      what both models' logits are divided by
+    sft_weight       of the cross-entropy with the data's own tokens
+    top_k            so many of the teacher's likeliest tokens are written to the disk first, and it is not asked again;
+                     0: it stands beside the student
+    stored           a directory where another run has written them (RUN/data/teacher), in place of a teacher
+    on_policy        share of batches that the student writes itself
+    prompts          that it answers for such a batch, with at most `max_tokens` each at `sampling_temperature`
+    measured_tokens  held-out tokens on which student and teacher are compared
+    hidden_weight    of the distance between hidden states, layer by layer; hidden_distance: mse or cosine
     """
 
     teacher: str | None = None
@@ -38,6 +39,7 @@ class DistillSection(TrainConfig):
     prompts: Count = 32
     max_tokens: Count = 64
     sampling_temperature: NotNegative = 1.0
+    measured_tokens: Count = 4096
     hidden_weight: NotNegative = 0.0
     hidden_distance: Literal["mse", "cosine"] = "cosine"
 
