@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from align.talks import CONTEXT, encoded_talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,16 +25,6 @@ from vesalius.train.objectives import NextToken
 from vesalius.train.optim.build import build_optimizer
 from vesalius.train.schedules import build_schedule
 from vesalius.train.training import Callback
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def batch(tokenizer: Tokenizer) -> Batch:
-    return next(PackedConversations(encoded_talks(tokenizer), batch_rows=2, context=CONTEXT, seed=0))
 
 
 @pytest.fixture(scope="module")

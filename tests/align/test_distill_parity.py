@@ -3,7 +3,7 @@
 import pytest
 import torch
 from align.talks import CONTEXT, encoded_talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 from trl.experimental.gkd import GKDTrainer
 
 from vesalius.align.distill import Distill, DistillNumbers
@@ -15,11 +15,6 @@ from vesalius.tokenizers.tokenizer import Tokenizer
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 BETAS = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.3}
 """TRL tells the divergences by their β alone."""
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 @pytest.fixture(scope="module")

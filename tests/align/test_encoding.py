@@ -19,11 +19,6 @@ REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no system r
 SILENT = "{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}"
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
-
-
 def test_what_is_longer_than_the_context_is_dropped_and_named(tokenizer: Tokenizer) -> None:
     encoded = encode_conversations([*talks(3), talk(99, "never " * CONTEXT)], tokenizer, CONTEXT)
     assert encoded.dropped == {"longer than 96 tokens": ["talks:99"]}

@@ -2,26 +2,14 @@
 
 import pytest
 import torch
-from align.talks import CONTEXT, encoded_talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 from torch.nn import functional as F
 
 from vesalius.align.distill import Distill
 from vesalius.align.hidden_matching import HiddenMatching, Matched, behind_layers, even_pairs
-from vesalius.align.sft import PackedConversations
 from vesalius.data.batch import IGNORE, Batch
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def batch(tokenizer: Tokenizer) -> Batch:
-    return next(PackedConversations(encoded_talks(tokenizer), batch_rows=2, context=CONTEXT, seed=0))
 
 
 @pytest.fixture(scope="module")

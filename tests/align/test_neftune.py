@@ -4,28 +4,16 @@ import itertools
 
 import pytest
 import torch
-from align.talks import CONTEXT, encoded_talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 from transformers.integrations.neftune import neftune_post_forward_hook
 
 from vesalius.align.neftune import Noisy, document_lengths, noise
-from vesalius.align.sft import PackedConversations
 from vesalius.data.batch import Batch
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.tokenizer import Tokenizer
 from vesalius.train.objectives import NextToken
 
 ALPHA = 5.0
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def batch(tokenizer: Tokenizer) -> Batch:
-    return next(PackedConversations(encoded_talks(tokenizer), batch_rows=2, context=CONTEXT, seed=0))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from align.talks import CONTEXT, encoded_talks, talk, talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 
 from vesalius.align.distill import Distill
 from vesalius.align.episodes import Dialogue, Sampler
@@ -22,11 +22,6 @@ from vesalius.tokenizers.chat import encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 MAX_TOKENS = 10
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 @pytest.fixture

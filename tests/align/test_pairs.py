@@ -21,11 +21,6 @@ from vesalius.tokenizers.chat_template import BREAK, END_SAID, SAID
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
-
-
 def source(tokenizer: Tokenizer, data: list[Pair], layout: Layout = LAYOUT, *, seed: int = 0) -> PackedPairs:
     return PackedPairs(encode_pairs(data, tokenizer, layout), layout, seed=seed)
 

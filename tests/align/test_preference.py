@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from align.preferences import LAYOUT, pairs, ratings
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 
 from vesalius.align.answers import answer_logprobs
 from vesalius.align.items import batch_of
@@ -23,11 +23,6 @@ from vesalius.train.loop import fit
 from vesalius.train.optim.build import build_optimizer
 from vesalius.train.schedules import build_schedule
 from vesalius.train.training import Callback
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 def two(chosen=(-10.0, -12.0), rejected=(-11.0, -9.0), reference=((-10.5, -12.5), (-10.0, -10.0))) -> PairLogprobs:

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from align.preferences import LAYOUT, pairs, ratings
-from align.tiny_models import make_tokenizer
 
 from vesalius.align.answer_rows import Layout
 from vesalius.align.answers import AnswerBatch
@@ -15,11 +14,6 @@ from vesalius.align.ratings import PackedRatings, encode_ratings, rating_batch
 from vesalius.core.errors import UserError
 from vesalius.data.batch import IGNORE
 from vesalius.tokenizers.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 def source(tokenizer: Tokenizer, count: int = 30) -> PackedRatings:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from align.preferences import LAYOUT, pairs
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.align import reference
@@ -15,11 +15,6 @@ from vesalius.align.pairs import PackedPairs, encode_pairs
 from vesalius.align.reference import AdaptersOff, FrozenCopy, precompute, reference_of
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from align.talks import CONTEXT, encoded_talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 
 from vesalius.align import teacher_table
 from vesalius.align.encoding import Encoded
@@ -16,11 +16,6 @@ from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 K = 4
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from align.talks import CONTEXT, encoded_talks
-from align.tiny_models import make_tokenizer, model_for
+from align.tiny_models import model_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,11 +21,6 @@ from vesalius.tokenizers.tokenizer import Tokenizer
 
 TEMPERATURE = 1.5
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 @pytest.fixture(scope="module")
