@@ -1,8 +1,11 @@
 """The machine's line and rates are measured, not looked up."""
 
+import subprocess
+import sys
+
 import torch
 
-from vesalius.core.hardware import best_device, hardware_line, matmul_rate, read_rate
+from vesalius.core.hardware import best_device, hardware_line, matmul_rate, peak_bytes, read_rate
 
 
 def test_rates_are_plausible():
@@ -18,3 +21,11 @@ def test_the_line_names_processor_threads_and_torch():
 
 def test_the_best_device_can_hold_a_tensor():
     assert torch.ones(1, device=best_device()).sum() == 1
+
+
+def test_the_peak_is_this_process_alone_and_not_that_of_the_one_that_started_it():
+    held = bytearray(2**30)
+    program = "from vesalius.core.hardware import peak_bytes; print(peak_bytes())"
+    child = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+    assert peak_bytes() > len(held) > child > 2**20

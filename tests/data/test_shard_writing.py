@@ -170,15 +170,16 @@ def peak_mebibytes(folder: Path, megabytes: int) -> float:
             text.write(line + "\n")
             rows.write(json.dumps({"text": f"row {line}"[:485]}) + "\n")
     program = f"""
-import resource, sys
+import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_shard_writing import trained_tokenizer
+from vesalius.core.hardware import peak_bytes
 from vesalius.data.documents import read_documents
 from vesalius.data.shard_writing import write_held_out, write_shards
 specs = ["a.txt", "a.jsonl"]
 index = write_shards(read_documents(specs), trained_tokenizer(), "data", validation_fraction=0.1)
 assert index.train.bytes + index.validation.bytes > {megabytes} * 900_000, index
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_bytes() / 2**20)
 """
     run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     return float(run.stdout)

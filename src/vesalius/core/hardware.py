@@ -66,8 +66,11 @@ def peak_bytes() -> int:
     """The most memory that this process has held at once; 0 where the system does not tell (Windows)."""
     if sys.platform == "win32":
         return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux's ru_maxrss begins at the size of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 @functools.cache
