@@ -16,10 +16,10 @@ import numpy as np
 
 from steps import ALPHA, RANK, SHAPE, Step, median_seconds, with_optimizer
 from vesalius.adapt.lora import LoraConfig, add_lora
-from vesalius.align.answer_rows import Item, Layout, item_length, lay_out
-from vesalius.align.packing import pack
-from vesalius.align.preference import Preference
+from vesalius.align.preference.objective import Preference
 from vesalius.align.reference import reference_of
+from vesalius.align.rows.answer_rows import Item, Layout, item_length, lay_out
+from vesalius.align.rows.packing import pack
 from vesalius.core.hardware import hardware_line
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer

@@ -4,7 +4,7 @@ import pytest
 from align.talks import CONTEXT, encoded_talks
 from align.tiny_models import make_tokenizer
 
-from vesalius.align.sft import PackedConversations
+from vesalius.align.sft.sft import PackedConversations
 from vesalius.data.batch import Batch
 from vesalius.tokenizers.tokenizer import Tokenizer
 

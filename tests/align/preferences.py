@@ -1,6 +1,6 @@
 """Small pairs and ratings that the tests of preference learning share."""
 
-from vesalius.align.answer_rows import Layout
+from vesalius.align.rows.answer_rows import Layout
 from vesalius.data.preference import Pair, Rating
 
 LAYOUT = Layout(rows=2, context=128, shared=True)

@@ -1,6 +1,6 @@
 """Small conversations that the tests of tuning and distillation share."""
 
-from vesalius.align.encoding import Encoded, encode_conversations
+from vesalius.align.rows.encoding import Encoded, encode_conversations
 from vesalius.data.conversation import Conversation
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -9,10 +9,10 @@ from align.tiny_models import model_for
 
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.align import reference
-from vesalius.align.answers import AnswerBatch, answer_logprobs
-from vesalius.align.items import Items, batch_of
-from vesalius.align.pairs import PackedPairs, encode_pairs
+from vesalius.align.preference.pairs import PackedPairs, encode_pairs
 from vesalius.align.reference import AdaptersOff, FrozenCopy, precompute, reference_of
+from vesalius.align.rows.answers import AnswerBatch, answer_logprobs
+from vesalius.align.rows.items import Items, batch_of
 from vesalius.models.transformer import Transformer
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -9,8 +9,8 @@ from align.scripted import Scripted
 from pipeline.silent import Silent
 from tiny_server import byte_tokenizer, tiny_lm
 
-from vesalius.align.journal import work_through
-from vesalius.align.rejection import BestOfN
+from vesalius.align.making.journal import work_through
+from vesalius.align.making.rejection import BestOfN
 from vesalius.align.rewards.verdict import Verdict
 from vesalius.align.writer import Writer
 from vesalius.core.errors import UserError, VesaliusError
@@ -172,7 +172,7 @@ def test_a_constitution_goes_all_the_way_to_preferences_and_again_after_a_stop(s
 def test_pairs_are_pairs_that_the_reader_of_pairs_reads(start, tmp_path, monkeypatch):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Why?"}\n{"prompt": "How?"}\n')
     scripted(monkeypatch, lambda messages, seed: f"answer {seed}", lambda text: [1 / 6 + len(text) % 3 / 9] * 6)
-    monkeypatch.setattr("vesalius.align.self_rewarding.mean_mark", lambda shares: next(marks))
+    monkeypatch.setattr("vesalius.align.making.self_rewarding.mean_mark", lambda shares: next(marks))
     marks = iter([1.0, 2.0, 3.0, 4.0] * 2)
     made = recipe(start, data=str(tmp_path / "prompts.jsonl"), self_rewarding={})
     run = run_recipe(made, tmp_path / "run", Silent())

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny import called
 
-from vesalius.align.process_reward import encode_steps, score_steps
-from vesalius.align.reward import score
-from vesalius.align.scoring_files import open_scoring_model
-from vesalius.align.scoring_model import REWARD, STEPS
+from vesalius.align.scoring.files import open_scoring_model
+from vesalius.align.scoring.model import REWARD, STEPS
+from vesalius.align.scoring.process_reward import encode_steps, score_steps
+from vesalius.align.scoring.reward import score
 from vesalius.core.errors import UserError
 from vesalius.core.recipes import build_recipe
 from vesalius.core.run_directory import RunDirectory

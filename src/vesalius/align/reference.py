@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vesalius.adapt.switch import disabled, is_adapted
-from vesalius.align.answer_rows import Layout
-from vesalius.align.answers import AnswerBatch, answer_logprobs
-from vesalius.align.items import Items, batch_of, each_once
+from vesalius.align.rows.answer_rows import Layout
+from vesalius.align.rows.answers import AnswerBatch, answer_logprobs
+from vesalius.align.rows.items import Items, batch_of, each_once
 from vesalius.core.files import atomic_path
 from vesalius.models.transformer import Transformer
 

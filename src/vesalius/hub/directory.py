@@ -75,7 +75,7 @@ def _check_writes(published: dict[str, Any], directory: Path) -> None:
         if str(architecture).endswith(("ForSequenceClassification", "ForTokenClassification")):
             raise UserError(
                 f"{directory} is a {architecture}: it scores texts and writes none, so give a model that was trained "
-                "to write (align/scoring_files opens the one that scores)"
+                "to write (align/scoring/files opens the one that scores)"
             )
 
 

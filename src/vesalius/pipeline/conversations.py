@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vesalius.align.encoding import Encoded, encode_conversations
-from vesalius.align.sft import PackedConversations
+from vesalius.align.rows.encoding import Encoded, encode_conversations
+from vesalius.align.sft.sft import PackedConversations
 from vesalius.data.batch import Batch
 from vesalius.data.conversation import Conversation
 from vesalius.data.conversations import read_conversations

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from torch import nn
 
-from vesalius.align.distill import Distill
-from vesalius.align.encoding import Encoded, encode_conversations
-from vesalius.align.episodes import Dialogue, Sampler
-from vesalius.align.hidden_matching import HiddenMatching, Matched, even_pairs
-from vesalius.align.on_policy import OnPolicyConversations, OnPolicyPlan
+from vesalius.align.distill.hidden_matching import HiddenMatching, Matched, even_pairs
+from vesalius.align.distill.objective import Distill
+from vesalius.align.distill.on_policy import OnPolicyConversations, OnPolicyPlan
+from vesalius.align.distill.teacher_table import TableFacts, TeacherTable, write_table
+from vesalius.align.distill.top_k import DistillTopK, TaughtConversations
+from vesalius.align.policy.episodes import Dialogue, Sampler
 from vesalius.align.reference import weights_fingerprint
-from vesalius.align.teacher_table import TableFacts, TeacherTable, write_table
-from vesalius.align.top_k import DistillTopK, TaughtConversations
+from vesalius.align.rows.encoding import Encoded, encode_conversations
 from vesalius.data.conversation import Conversation
 from vesalius.data.split import spread
 from vesalius.models.transformer import Transformer

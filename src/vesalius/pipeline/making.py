@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from vesalius.align.constitution import Constitution, load_constitution
-from vesalius.align.journal import Named, Row, work_through, write_kept
-from vesalius.align.principle_pairs import PrinciplePairs
-from vesalius.align.rejection import BestOfN, Star
-from vesalius.align.revisions import Revisions
+from vesalius.align.making.constitution import Constitution, load_constitution
+from vesalius.align.making.journal import Named, Row, work_through, write_kept
+from vesalius.align.making.principle_pairs import PrinciplePairs
+from vesalius.align.making.rejection import BestOfN, Star
+from vesalius.align.making.revisions import Revisions
+from vesalius.align.making.self_rewarding import SelfRewarding
 from vesalius.align.rewards.compose import build_reward, judge_many
-from vesalius.align.self_rewarding import SelfRewarding
 from vesalius.align.writer import Question, Writer
 from vesalius.core.errors import VesaliusError
 from vesalius.data.prompts import Prompt, prompt_of, read_prompts

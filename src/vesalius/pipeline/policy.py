@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from vesalius.align.calculator import calculator
-from vesalius.align.credit import Credit, CriticCredit, GroupCredit, Scores, as_it_is
-from vesalius.align.episodes import Dialogue, Sampler
-from vesalius.align.kl import KLController
-from vesalius.align.policy import COMPARISONS_OF, VARIANTS, PolicyGradient
-from vesalius.align.ppo import ActorCritic, ProximalPolicy
+from vesalius.align.policy.calculator import calculator
+from vesalius.align.policy.credit import Credit, CriticCredit, GroupCredit, Scores, as_it_is
+from vesalius.align.policy.episodes import Dialogue, Sampler
+from vesalius.align.policy.kl import KLController
+from vesalius.align.policy.objective import COMPARISONS_OF, VARIANTS, PolicyGradient
+from vesalius.align.policy.ppo import ActorCritic, ProximalPolicy
+from vesalius.align.policy.rollouts import Judge, RolloutPlan, Rollouts, RolloutStats
 from vesalius.align.rewards.compose import build_reward, judge_many
-from vesalius.align.rollouts import Judge, RolloutPlan, Rollouts, RolloutStats
 from vesalius.align.writer import seed_of
 from vesalius.core.errors import UserError
 from vesalius.data.split import split_items

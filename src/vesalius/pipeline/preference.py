@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from vesalius.align.answer_rows import Layout, can_share_prompts
-from vesalius.align.items import Items, batch_of, each_once
-from vesalius.align.kto import KTO
-from vesalius.align.pairs import PackedPairs, encode_pairs
-from vesalius.align.preference import Preference
-from vesalius.align.ratings import EncodedRatings, PackedRatings, encode_ratings, rating_batch
+from vesalius.align.preference.kto import KTO
+from vesalius.align.preference.objective import Preference
+from vesalius.align.preference.pairs import PackedPairs, encode_pairs
+from vesalius.align.preference.ratings import EncodedRatings, PackedRatings, encode_ratings, rating_batch
+from vesalius.align.preference.sampled_kl import sampled_kl
 from vesalius.align.reference import Reference, logprobs_of, precompute, reference_of
-from vesalius.align.sampled_kl import sampled_kl
+from vesalius.align.rows.answer_rows import Layout, can_share_prompts
+from vesalius.align.rows.items import Items, batch_of, each_once
 from vesalius.data.preferences import read_pairs, read_ratings
 from vesalius.data.split import split_items, spread
 from vesalius.hub.directory import save_model

@@ -2,9 +2,9 @@
 
 from itertools import islice
 
-from vesalius.align.process_reward import StepLabels
-from vesalius.align.scored_items import step_items
-from vesalius.align.scoring_model import STEPS
+from vesalius.align.scoring.items import step_items
+from vesalius.align.scoring.model import STEPS
+from vesalius.align.scoring.process_reward import StepLabels
 from vesalius.data.solutions import read_solutions
 from vesalius.data.split import split_items
 from vesalius.evals.reward_quality import step_quality

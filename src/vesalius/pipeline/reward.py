@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from vesalius.align.reward import BradleyTerry, Regression
-from vesalius.align.scored_items import pair_items, score_items
-from vesalius.align.scoring_model import REWARD
+from vesalius.align.scoring.items import pair_items, score_items
+from vesalius.align.scoring.model import REWARD
+from vesalius.align.scoring.reward import BradleyTerry, Regression
 from vesalius.data.preferences import read_pairs, read_scores
 from vesalius.data.split import split_items
 from vesalius.evals.reward_quality import pair_quality, score_quality

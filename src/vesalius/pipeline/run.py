@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vesalius.align.constitution import load_constitution
+from vesalius.align.making.constitution import load_constitution
 from vesalius.core.errors import Interrupted, UserError
 from vesalius.core.files import atomic_write
 from vesalius.core.hardware import hardware_line

@@ -1,7 +1,7 @@
 """What the stages that train a scoring model have in common: a head on the model's decoder, trained, measured, saved.
 
 The decoder is the model's own, so after such a stage the model scores and no longer writes: `model/` holds the scoring
-model (align/scoring_files), and nothing may follow that wants to write.
+model (align/scoring/files), and nothing may follow that wants to write.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,12 +11,12 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from vesalius.align.answer_rows import Layout, can_share_prompts
-from vesalius.align.scored_batch import ScoredBatch
-from vesalius.align.scored_items import Item
-from vesalius.align.scored_rows import PackedScores, ScoredItems, collect, each_once
-from vesalius.align.scoring_files import save_scoring_model
-from vesalius.align.scoring_model import ScoringModel
+from vesalius.align.rows.answer_rows import Layout, can_share_prompts
+from vesalius.align.scoring.batch import ScoredBatch
+from vesalius.align.scoring.files import save_scoring_model
+from vesalius.align.scoring.items import Item
+from vesalius.align.scoring.model import ScoringModel
+from vesalius.align.scoring.rows import PackedScores, ScoredItems, collect, each_once
 from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Advance, Life
 from vesalius.pipeline.training import QUICK_VALIDATION_TOKENS, autocast_of, mean_metrics, train_module

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from vesalius.align.neftune import Noisy
+from vesalius.align.sft.neftune import Noisy
 from vesalius.core.errors import Interrupted, UserError
 from vesalius.core.recipes import dump_recipe
 from vesalius.data.batch import Batch

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vesalius.align.distill import DistillNumbers
+from vesalius.align.distill.objective import DistillNumbers
 from vesalius.core.errors import UserError
 from vesalius.train.config import Count, Fraction, NotNegative, Positive, TrainConfig
 
@@ -14,7 +14,7 @@ class DistillSection(TrainConfig):
 
     teacher          by any name that a model has; it must share the student's tokenizer
     keep_layers      of the model's layers that the student begins with, evenly spread; 0: all
-    divergence       forward_kl, reverse_kl or jsd (align/divergences)
+    divergence       forward_kl, reverse_kl or jsd (align/distill/divergences)
     beta             of the JSD
     temperature      what both models' logits are divided by
     sft_weight       of the cross-entropy with the data's own tokens

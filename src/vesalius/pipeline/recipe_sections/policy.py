@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vesalius.align.policy import VARIANTS
+from vesalius.align.policy.objective import VARIANTS
 from vesalius.core.errors import nearest
 from vesalius.core.recipes import Section
 from vesalius.train.config import Count, Fraction, GuardConfig, NotNegative, Positive, TrainConfig
@@ -103,7 +103,7 @@ class PolicySection(TrainConfig):
 class GrpoSection(PolicySection):
     """Answers are compared with others to the same prompt.
 
-    variant                    reinforce, rloo, grpo, dapo, dr_grpo, gspo or cispo (align/policy)
+    variant                    reinforce, rloo, grpo, dapo, dr_grpo, gspo or cispo (align/policy/objective)
     compare                    batch_mean, leave_one_out, group or group_mean; None: the variant's
     epsilon_low, epsilon_high  how far a probability may move; None: the variant's
     kl_estimator, kl_corrected  of the loss: which one, and whether it is weighed by the ratio

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vesalius.align.preference import Preference
-from vesalius.align.preference_losses import LossNumbers
+from vesalius.align.preference.losses import LossNumbers
+from vesalius.align.preference.objective import Preference
 from vesalius.core.errors import UserError
 from vesalius.train.config import Count, NotNegative, Positive, TrainConfig
 
@@ -39,7 +39,7 @@ class PreferenceSection(TrainConfig):
 class DpoSection(PreferenceSection):
     """Learning from data.pairs.
 
-    loss             a name in the table of align/preference_losses
+    loss             a name in the table of align/preference/losses
     label_smoothing  ε of the losses that have it: how often a label is wrong
     gamma, tau       SimPO's margin, DiscoPOP's slope
     sft_weight       of the chosen answers' likelihood; None: the loss's own

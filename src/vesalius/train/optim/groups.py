@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 HEADS = {"lm_head", "score"}
-"""Modules that read the last hidden states out: of the next token, and of a reward (align/scoring_model)."""
+"""Modules that read the last hidden states out: of the next token, and of a reward (align/scoring/model)."""
 
 Role = Literal["matrix", "embedding", "vector"]
 

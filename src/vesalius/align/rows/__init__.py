@@ -1,0 +1,1 @@
+"""Conversations, prompts and answers as rows of tokens: what every batch source here is made of."""

@@ -1,0 +1,1 @@
+"""Models that give a number: reward models and process reward models."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: conversations in packed rows, loss where the assistant speaks."""
