@@ -170,6 +170,6 @@ def _scores(life: Life, section: PolicySection) -> Scores:
         kl=KLController(section.kl_weight, section.kl_target, section.kl_horizon),
         kl_in=section.kl_in,
         temperature=section.temperature,
-        rows=section.micro_batch_rows or 16,
+        rows=section.micro_batch_rows,
         autocast=autocast_of(life, section),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.adapt.switch import disabled, is_adapted
 from vesalius.align.logprobs import token_logprobs
@@ -24,9 +24,14 @@ from vesalius.align.policy.batch import PolicyBatch
 from vesalius.align.policy.episodes import evaluating
 from vesalius.align.policy.kl import ESTIMATORS, KLController
 from vesalius.align.policy.ppo import ActorCritic
+from vesalius.align.policy.reading import Reading, reading_of
 from vesalius.align.reference import adapters_change_nothing
 from vesalius.data.batch import IGNORE
 from vesalius.models.transformer import Transformer
+
+TOKENS = 8192
+"""What goes through a model at once where nobody says how many rows: memory for its activations, and work for all
+cores."""
 
 Opened = Callable[[], contextlib.AbstractContextManager[Transformer]]
 """Opens a model for a while."""
@@ -65,7 +70,7 @@ class Scores:
 
     reference  None: nobody asks how far the policy goes
     autocast   what the trainer's products are in, so that a first update has ratios of 1; None: float32
-    rows       that go through a model at once
+    rows       that go through a model at once; None: as many as have TOKENS tokens
     """
 
     policy: Transformer
@@ -73,7 +78,7 @@ class Scores:
     kl: KLController
     kl_in: Literal["loss", "reward"] = "loss"
     temperature: float = 1.0
-    rows: int = 16
+    rows: int | None = None
     autocast: torch.dtype | None = None
 
     def add(self, batch: PolicyBatch, *, replayed: bool) -> PolicyBatch:
@@ -89,22 +94,25 @@ class Scores:
 
     def of(self, model: Transformer, batch: PolicyBatch) -> Tensor:
         """log p of the targets (B, T), without gradient."""
-        return self.each(
-            model, batch, lambda part: token_logprobs(model, part.tokens, part.targets, temperature=self.temperature)
-        )
 
-    def each(self, model: torch.nn.Module, batch: PolicyBatch, compute: Callable[[PolicyBatch], Tensor]) -> Tensor:
-        """compute(part) (b, t) of some rows at a time -> (B, T), without gradient."""
+        def logprobs(part: Reading) -> Tensor:
+            return token_logprobs(model, part.tokens, part.targets, part.positions, temperature=self.temperature)
+
+        return self.each(model, batch, logprobs)
+
+    def each(self, model: nn.Module, batch: PolicyBatch, compute: Callable[[Reading], Tensor]) -> Tensor:
+        """compute(part) (R, W) of some rows at a time, at the batch's places (B, T), without gradient."""
         device = next(model.parameters()).device
         whole = torch.zeros(batch.tokens.shape)
-        places = torch.arange(len(batch.tokens)).split(self.rows)
+        places = torch.arange(len(batch.tokens)).split(self.rows or max(1, TOKENS // batch.tokens.shape[1]))
         with (
             torch.no_grad(),
             evaluating(model),
             torch.autocast(device.type, self.autocast, enabled=self.autocast is not None),
         ):
             for place in places:
-                found = compute(batch.rows(place).to(device)).float().cpu()
+                part = reading_of(batch.rows(place).to(device), self.policy.config)
+                found = part.back(compute(part).float()).cpu()
                 whole[place, : found.shape[1]] = found
         return whole
 
@@ -160,7 +168,7 @@ class CriticCredit:
     def __call__(self, batch: PolicyBatch, rewards: Tensor, *, replayed: bool) -> tuple[PolicyBatch, dict[str, float]]:
         batch = self.scores.add(batch, replayed=replayed)
         said = batch.targets != IGNORE
-        values = self.scores.each(self.model, batch, lambda part: self.model(part.tokens)[1]) * said
+        values = self.scores.each(self.model, batch, lambda part: self.model(part.tokens, part.positions)[1])
         each = at_ends(rewards.flatten(), said) - self.scores.costs(batch)  # (B, T)
         advantages, returns = gae(each, values, said, discount=self.discount, trace=self.trace)
         explained = 1 - (returns - values)[said].var(correction=0) / returns[said].var(correction=0).clamp(min=1e-8)

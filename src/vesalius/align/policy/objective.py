@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from vesalius.align.logprobs import hidden_logprobs_and_entropy
 from vesalius.align.policy.batch import PolicyBatch
 from vesalius.align.policy.kl import ESTIMATORS
+from vesalius.align.policy.reading import reading_of
 from vesalius.data.batch import IGNORE
 from vesalius.models.transformer import Transformer
 
@@ -67,9 +68,10 @@ class PolicyGradient:
 
     def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, Transformer), "answers are read from its hidden states"
-        hidden = model.model(batch.tokens)  # (B, T, D)
-        logp, entropy = hidden_logprobs_and_entropy(model, hidden, batch.targets, temperature=self.temperature)
-        return self.of(logp, entropy, batch)
+        reading = reading_of(batch, model.config)
+        hidden = model.model(reading.tokens, reading.positions)  # (R, W, D)
+        logp, entropy = hidden_logprobs_and_entropy(model, hidden, reading.targets, temperature=self.temperature)
+        return self.of(reading.back(logp), reading.back(entropy), batch)
 
     def of(self, logp: Tensor, entropy: Tensor, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from the policy's log-probabilities and entropies (B, T)."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vesalius.align.logprobs import hidden_logprobs_and_entropy
 from vesalius.align.policy.batch import PolicyBatch
 from vesalius.align.policy.objective import PolicyGradient, token_mean
+from vesalius.align.policy.reading import reading_of
 from vesalius.models.transformer import Transformer
 
 Critic = Literal["head", "decoder"]
@@ -37,10 +38,10 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, T) -> the policy's hidden states (B, T, D) and the values (B, T) float32."""
-        hidden = self.policy.model(tokens)
-        seen = hidden.detach() if self.critic is None else self.critic(tokens)
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """tokens and positions (B, T) -> the policy's hidden states (B, T, D) and the values (B, T) float32."""
+        hidden = self.policy.model(tokens, positions)
+        seen = hidden.detach() if self.critic is None else self.critic(tokens, positions)
         return hidden, self.value(seen).squeeze(-1).float()
 
 
@@ -58,11 +59,12 @@ class ProximalPolicy:
 
     def __call__(self, model: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, ActorCritic), "it takes a policy and a critic"
-        hidden, values = model(batch.tokens)  # (B, T, D), (B, T)
+        reading = reading_of(batch, model.policy.config)
+        hidden, values = model(reading.tokens, reading.positions)  # (R, W, D), (R, W)
         temperature = self.policy.temperature
-        logp, entropy = hidden_logprobs_and_entropy(model.policy, hidden, batch.targets, temperature=temperature)
-        loss, metrics = self.policy.of(logp, entropy, batch)
-        value_loss = token_mean(self.value_losses(values, batch), batch)
+        logp, entropy = hidden_logprobs_and_entropy(model.policy, hidden, reading.targets, temperature=temperature)
+        loss, metrics = self.policy.of(reading.back(logp), reading.back(entropy), batch)
+        value_loss = token_mean(self.value_losses(reading.back(values), batch), batch)
         return loss + self.value_weight * value_loss, metrics | {"value_loss": value_loss.detach()}
 
     def value_losses(self, values: Tensor, batch: PolicyBatch) -> Tensor:
