@@ -115,6 +115,7 @@ def check_messages(messages: Messages) -> None:
             raise UserError(f'message {place} ({role}) has no content, expected text: add "content"')
 
 
+@functools.lru_cache(maxsize=32)
 def words_sought(template: str) -> frozenset[str]:
     """Texts that the template takes a message apart at, as in `content.split('</think>')`.
 

@@ -57,7 +57,7 @@ def reading_of(batch: PolicyBatch, config: ModelConfig) -> Reading:
     room = min(ROOM, config.max_position_embeddings)
     asked = [item for group in groups for item in _items(tokens, targets, group, room)]
     lengths = [item_length(len(item.prompt), [len(ids) for ids, _ in item.answers], _layout(0)) for _, item in asked]
-    rows = pack(range(len(asked)), lengths, max(room, *lengths))
+    rows = pack(range(len(asked)), lengths, max(lengths))
     width = max(sum(lengths[number] for number in row) for row in rows)
     laid_out = lay_out([[asked[number][1] for number in row] for row in rows], _layout(width), padding=0, source="")
 
