@@ -32,8 +32,12 @@ def shortened(words: list[str]) -> list[str]:
     if words[0] != "run":
         return words
     recipe = tomllib.loads(shipped_recipes()[words[1]].read_text())
-    timed = [name for name, section in recipe.items() if isinstance(section, dict) and "minutes" in section]
-    changes = [word for name in timed for word in ("--set", f"{name}.minutes=0.05")]
+    sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
+    small = {"minutes": 0.05, "steps": 2}
+    short = [
+        f"{name}.{key}={few}" for name, section in sections.items() for key, few in small.items() if key in section
+    ]
+    changes = [word for setting in short for word in ("--set", setting)]
     return [*words, *changes, *(SMALL if "eval" in recipe else [])]
 
 

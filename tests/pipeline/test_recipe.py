@@ -26,12 +26,18 @@ def test_a_fresh_model_has_room_for_the_context_and_the_named_changes():
     assert (config.vocab_size, config.max_position_embeddings, config.tie_word_embeddings) == (300, 2048, False)
 
 
+def test_a_fresh_model_may_begin_with_conversations():
+    found = recipe(**FRESH | {"train": None, "sft": TRAIN, "data": {"text": ["a.txt"], "conversations": ["a.jsonl"]}})
+    assert found.tuning is found.sft
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data": {}}, r"\[train\] needs data.text"),
+        ({"train": None, "sft": TRAIN, "data": {"conversations": ["a"]}}, r"\[tokenizer\] needs data.text"),
         ({"sft": TRAIN}, r"\[sft\] needs data.conversations"),
-        ({"tokenizer": None}, r"a fresh model needs \[tokenizer\] and \[train\]"),
+        ({"tokenizer": None}, r"a fresh model needs \[tokenizer\], and \[train\] or \[sft\]"),
         ({"model": {"start": "runs/a"}}, "keeps its own tokenizer"),
         ({"model": {"start": "runs/a", "depth": 2}}, "got start and depth, expected exactly one"),
         ({"model": {}}, "got none of them, expected exactly one of start, depth and preset"),

@@ -231,8 +231,12 @@ class Recipe(Section):
             raise ValueError("[adapter] is what a tuning stage trains: add one, for example [sft]")
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
-        if self.model.start is None and not (self.tokenizer and self.train):
-            raise ValueError("a fresh model needs [tokenizer] and [train]; or give model.start, a model that exists")
+        if self.model.start is None and not (self.tokenizer and (self.train or self.sft)):
+            raise ValueError(
+                "a fresh model needs [tokenizer], and [train] or [sft]; or give model.start, a model that exists"
+            )
+        if self.tokenizer and not self.data.text:
+            raise ValueError("[tokenizer] needs data.text to learn from: corpus:python, files or globs")
         if self.model.start is not None and self.tokenizer:
             raise ValueError("a model that exists keeps its own tokenizer: remove [tokenizer] or model.start")
         return self

@@ -51,10 +51,10 @@ def prepare(life: Life) -> None:
         life.model, life.tokenizer = opened
     else:
         life.tokenizer = learn_tokenizer(life)
-        train = life.recipe.train
-        assert train is not None, "the recipe was checked"
-        config = section.build(life.tokenizer.vocab_size, train.context)
-        life.model = Transformer(config, seed=train.seed)
+        first = life.recipe.tuning
+        assert first is not None, "the recipe was checked"
+        config = section.build(life.tokenizer.vocab_size, first.context)
+        life.model = Transformer(config, seed=first.seed)
     if is_quantised(life.model):
         life.device = "cpu"  # where its products are
     life.model.to(life.device)
