@@ -2,9 +2,9 @@
 
     python bench/teaching.py lora|dpo|grpo|ppo [--seeds 0 1 2] [--out runs/teaching] [--set key=value …]
 
-Runs are those of `vesalius run RECIPE`, one after the other, with the seed in the tuning stage and in its adapter; one that
-is finished in the folder already is read and not run again, one that was stopped goes on. The figures are the run's own
-(evals.json): means over seeds, and each of them.
+Runs are those of `vesalius run RECIPE`, one after the other, with the seed in the tuning stage and in its adapter; one
+that is finished in the folder already is read and not run again, one that was stopped goes on. The figures are the
+run's own (evals.json): means over seeds, and each of them.
 """
 
 import argparse
