@@ -1,6 +1,7 @@
 """Rollouts: what is sampled, judged, replaced and used how often; and that a state through JSON goes on exactly."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -142,44 +143,43 @@ def test_a_state_through_json_goes_on_exactly(before, kind, plan, tokenizer):
         learn(resumed_model, other)
 
 
-@pytest.mark.parametrize("kind", ["group", "critic"])
-def test_the_one_loop_raises_what_is_rewarded(kind, tokenizer):
-    """Short answers, of which a random model writes a few."""
+def run_of(kind: str, tokenizer: Tokenizer, *, steps: int, precision: str = "float32") -> list[dict]:
+    """The records of a run that rewards short answers, of which a random model writes a few."""
     policy = fresh_model(tokenizer)
     module: torch.nn.Module = policy if kind == "group" else ActorCritic(policy, "head")
-    credit = (
-        GroupCredit(scores=scores(policy), compare="group")
-        if kind == "group"
-        else CriticCredit(scores=scores(policy), model=module)
-    )
+    of = scores(policy, autocast=None if precision == "float32" else getattr(torch, precision))
+    credit = GroupCredit(scores=of, compare="group") if kind == "group" else CriticCredit(scores=of, model=module)
     source = rollouts(
         policy, tokenizer, credit=credit, prompts=8, judge=lambda _, answers: [float(len(a) < 5) for a in answers]
     )
     objective = PolicyGradient() if kind == "group" else ProximalPolicy(policy=PolicyGradient())
     config = TrainConfig(
-        steps=25 if kind == "group" else 50,
-        learning_rate=5e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        precision="float32",
+        steps=steps, learning_rate=5e-3, weight_decay=0.0, schedule="constant", precision=precision, compile="off"
     )
-    rewards: list[float] = []
+    records: list[dict] = []
 
     class Watch(Callback):
         def on_step(self, run, record):
-            rewards.append(record["reward"])
+            records.append(dict(record))
 
-    fit(
-        module,
-        source,
-        objective,
-        build_optimizer(module, config),
-        build_schedule(config),
-        [RolloutStats(source), Watch()],
-        config=config,
-    )
+    optimizer, schedule = build_optimizer(module, config), build_schedule(config)
+    fit(module, source, objective, optimizer, schedule, [RolloutStats(source), Watch()], config=config)
+    return records
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("group", 25), ("critic", 50)])
+def test_the_one_loop_raises_what_is_rewarded(kind, steps, tokenizer):
+    rewards = [record["reward"] for record in run_of(kind, tokenizer, steps=steps)]
     assert sum(rewards[:3]) / 3 < 0.5
     assert sum(rewards[-3:]) / 3 > 0.9
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["group", "critic"])
+def test_half_precision_stays_finite_and_near_the_engine(kind, precision, tokenizer):
+    for record in run_of(kind, tokenizer, steps=4, precision=precision):
+        assert all(math.isfinite(value) for value in record.values() if isinstance(value, float))
+        assert record["importance"] == pytest.approx(1, abs=0.05)
 
 
 def test_the_state_between_two_rollouts_holds_no_answers(tokenizer):
