@@ -15,8 +15,8 @@ from typing import Any
 
 from vesalius.core.errors import UserError
 from vesalius.core.files import read_json
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import CONTROL, NORMAL, PREFIX, USER_DEFINED
+from vesalius.tokenizers.gguf.keys import CONTROL, NORMAL, PREFIX, USER_DEFINED
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer, read_tokenizer_config
 
 FILE = "tokenizer.model"

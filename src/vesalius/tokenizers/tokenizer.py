@@ -50,7 +50,7 @@ Before = Literal["nothing", "added", "text"]
 
 
 class Tokenizer:
-    """Made by `Tokenizer.from_bpe`, `Tokenizer.open` or `gguf_tokenizer.tokenizer_from_gguf`. Safe to share between
+    """Made by `Tokenizer.from_bpe`, `Tokenizer.open` or `gguf.reading.tokenizer_from_gguf`. Safe to share between
     threads. `backend` and `config`, the content of tokenizer_config.json, are there to be read."""
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], extra_eos: Sequence[int] = ()) -> None:
