@@ -27,6 +27,13 @@ def test_a_fresh_model_has_room_for_the_context_and_the_named_changes():
 
 
 @pytest.mark.parametrize(
+    ("section", "size"), [({}, 4096), ({"kind": "byte"}, 259), ({"kind": "unigram", "vocab_size": 700}, 700)]
+)
+def test_how_many_tokens_are_learned(section, size):
+    assert recipe(**FRESH | {"tokenizer": section}).tokenizer.size == size
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data": {}}, r"\[train\] needs data.text"),

@@ -11,8 +11,8 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.backends import BLANK
-from vesalius.tokenizers.unigram.model import BYTE_PIECES
-from vesalius.tokenizers.unigram.training import ALWAYS_PIECES, digamma, learn_pieces, train_unigram
+from vesalius.tokenizers.unigram.model import ALWAYS_PIECES, BYTE_PIECES
+from vesalius.tokenizers.unigram.training import digamma, learn_pieces, train_unigram
 from vesalius.tokenizers.unigram.word_lattices import WordLattices
 from vesalius.tokenizers.word_counts import count_words
 
@@ -113,6 +113,7 @@ def test_no_room_for_the_characters():
         train_unigram(["text\n"], 300)
 
 
-def test_a_special_token_that_is_a_piece(documents):
-    with pytest.raises(UserError, match="special token 'x' is also a piece of the text"):
-        train_unigram(documents, SIZE, ["x"])
+@pytest.mark.parametrize("special_tokens", [["x"], ["<s>", "<s>"], ["<unk>"], [""]])
+def test_special_tokens_that_are_none(documents, special_tokens):
+    with pytest.raises(UserError, match=rf"special token '{special_tokens[0]}' is empty or also another piece"):
+        train_unigram(documents, SIZE, special_tokens)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from vesalius.core.errors import UserError
 from vesalius.tokenizers.backends import BLANK, BYTE_TOKEN
 from vesalius.tokenizers.pretokenize import replace_surrogates
 from vesalius.tokenizers.unigram.lattice import Edge, Lattice
@@ -25,11 +26,30 @@ from vesalius.tokenizers.unigram.lattice import Edge, Lattice
 UNKNOWN = "<unk>"
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
+ALWAYS_PIECES = frozenset(map(chr, range(0x21, 0x7F))) | {BLANK}
+"""Pieces of every vocabulary of ours: what looks like "<unk>" or "<0x41>" is always best split into these."""
+
 HIDDEN_SCORE = -1e4
 """Of pieces that no text is to give. Any split into characters that the vocabulary knows is better."""
 
 UNKNOWN_PENALTY = 10.0
 """How far below the least score an unknown character is, in SentencePiece and in `tokenizers`."""
+
+
+def with_hidden(learned: Iterable[tuple[str, float]], special_tokens: Sequence[str]) -> "Unigram":
+    """The vocabulary of special tokens, the unknown piece, the 256 bytes and then the pieces that were learned.
+
+    UserError where a special token is also one of these.
+    """
+    hidden = [*special_tokens, UNKNOWN, *BYTE_PIECES]
+    pieces = [*((piece, HIDDEN_SCORE) for piece in hidden), *learned]
+    for text in special_tokens:
+        if not text or sum(piece == text for piece, _ in pieces) > 1:
+            raise UserError(
+                f"special token {text!r} is empty or also another piece: choose different ones that no word contains, "
+                "such as '<|name|>'"
+            )
+    return Unigram(pieces, {text: token for token, text in enumerate(special_tokens)}, len(special_tokens))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.backends import BLANK
 from vesalius.tokenizers.bpe import SPECIAL_TOKENS
-from vesalius.tokenizers.unigram.model import BYTE_PIECES, HIDDEN_SCORE, UNKNOWN, Unigram
+from vesalius.tokenizers.unigram.model import ALWAYS_PIECES, Unigram, with_hidden
 from vesalius.tokenizers.unigram.substrings import Words, frequent_substrings
 from vesalius.tokenizers.unigram.word_lattices import WordLattices
 from vesalius.tokenizers.word_counts import count_words
@@ -48,9 +48,6 @@ ABOVE_SIZE = 1.1
 
 LEAST_EXPECTED = 0.5
 
-ALWAYS_PIECES = frozenset(map(chr, range(0x21, 0x7F))) | {BLANK}
-"""Pieces whatever the text holds: what looks like "<unk>" or "<0x41>" is always best split into these."""
-
 
 def train_unigram(
     texts: Iterable[str],
@@ -66,27 +63,20 @@ def train_unigram(
     UserError where the text has too few pieces for so many tokens, or `vocab_size` no room for its characters.
     """
     counts, alphabet = _known_words(count_words(texts, processes))
-    hidden = [*special_tokens, UNKNOWN, *BYTE_PIECES]
-    size = vocab_size - len(hidden)
+    hidden = len(with_hidden([], special_tokens).pieces)
+    size = vocab_size - hidden
     if size < len(alphabet):
         raise UserError(
-            f"vocab_size is {vocab_size}, expected at least {len(hidden) + len(alphabet)}: {len(hidden)} special "
-            f"tokens and bytes, and {len(alphabet)} characters of this text"
+            f"vocab_size is {vocab_size}, expected at least {hidden + len(alphabet)}: {hidden} special tokens and "
+            f"bytes, and {len(alphabet)} characters of this text"
         )
     learned = learn_pieces(counts, size, alphabet, on_progress=on_progress)
     if len(learned) < size:
         raise UserError(
-            f"vocab_size is {vocab_size}, but this text supports at most {len(hidden) + len(learned)} tokens: "
+            f"vocab_size is {vocab_size}, but this text supports at most {hidden + len(learned)} tokens: "
             "lower vocab_size or give more text"
         )
-    if taken := sorted({piece for piece, _ in learned}.intersection(special_tokens)):
-        raise UserError(
-            f"special token {taken[0]!r} is also a piece of the text: "
-            "choose one that no word contains, such as '<|name|>'"
-        )
-    pieces = [(piece, HIDDEN_SCORE) for piece in hidden] + learned
-    specials = {text: token for token, text in enumerate(special_tokens)}
-    return Unigram(pieces, specials, unknown_id=len(specials))
+    return with_hidden(learned, special_tokens)
 
 
 def learn_pieces(
