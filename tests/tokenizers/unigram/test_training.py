@@ -54,7 +54,7 @@ def test_the_text_is_no_less_likely_than_with_hugging_faces_pieces(words, size):
 def test_probabilities_sum_to_one_and_fall(words):
     pieces = learn_pieces(words, SIZE)
     scores = [score for _, score in pieces]
-    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-6)
+    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-12)
     assert scores == sorted(scores, reverse=True)
     assert len({piece for piece, _ in pieces}) == SIZE
 

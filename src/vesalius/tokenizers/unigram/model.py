@@ -32,17 +32,23 @@ ALWAYS_PIECES = frozenset(map(chr, range(0x21, 0x7F))) | {BLANK}
 HIDDEN_SCORE = -1e4
 """Of pieces that no text is to give. Any split into characters that the vocabulary knows is better."""
 
+SCORE_STEPS = 64
+"""Scores are whole multiples of 1/64 nat: so their sums are exact in float32, in which SentencePiece adds, up to 2**18,
+about forty thousand tokens. Equally good splits, such as those of a run of blanks, are then as equal there as here."""
+
 UNKNOWN_PENALTY = 10.0
 """How far below the least score an unknown character is, in SentencePiece and in `tokenizers`."""
 
 
 def with_hidden(learned: Iterable[tuple[str, float]], special_tokens: Sequence[str]) -> "Unigram":
-    """The vocabulary of special tokens, the unknown piece, the 256 bytes and then the pieces that were learned.
+    """The vocabulary of special tokens, the unknown piece, the 256 bytes and then the pieces that were learned, with
+    scores rounded to SCORE_STEPS.
 
     UserError where a special token is also one of these.
     """
     hidden = [*special_tokens, UNKNOWN, *BYTE_PIECES]
-    pieces = [*((piece, HIDDEN_SCORE) for piece in hidden), *learned]
+    pieces = [(piece, HIDDEN_SCORE) for piece in hidden]
+    pieces += [(piece, round(score * SCORE_STEPS) / SCORE_STEPS) for piece, score in learned]
     for text in special_tokens:
         if not text or sum(piece == text for piece, _ in pieces) > 1:
             raise UserError(

@@ -106,7 +106,7 @@ def learn_pieces(
     state.learn(drop=False)
     tell(1.0)
     order = np.argsort(-state.scores, kind="stable")
-    return [(state.pieces[piece], float(np.float32(state.scores[piece]))) for piece in order.tolist()]
+    return [(state.pieces[piece], float(state.scores[piece])) for piece in order.tolist()]
 
 
 class _Pieces:
