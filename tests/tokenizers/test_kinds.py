@@ -7,10 +7,12 @@ from transformers import AutoTokenizer
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.gguf.writing import gguf_metadata_of
-from vesalius.tokenizers.kinds import KINDS, train_tokenizer
+from vesalius.tokenizers.kinds import train_tokenizer
+from vesalius.tokenizers.normalizers import normalize
 from vesalius.tokenizers.tokenizer import Tokenizer
 from vesalius.tokenizers.unigram.training import train_unigram
 from vesalius.tokenizers.untrained import byte_vocabulary, learn_characters
+from vesalius.tokenizers.wordpiece.training import train_wordpiece
 
 SIZES = {"bpe": 700, "unigram": 700, "char": 500, "byte": 259}
 ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=40)
@@ -32,7 +34,7 @@ def by_hand(documents, bpe):
 
 @pytest.fixture(scope="module")
 def trained(documents):
-    return {kind: train_tokenizer(kind, documents, SIZES[kind]) for kind in KINDS}
+    return {kind: train_tokenizer(kind, documents, size) for kind, size in SIZES.items()}
 
 
 @pytest.fixture(scope="module", params=sorted(SIZES))
@@ -105,6 +107,37 @@ def test_progress_ends_with_all_tokens(documents, kind):
     train_tokenizer(kind, documents, SIZES[kind], told.append)
     assert told == sorted(told)
     assert told[-1] == SIZES[kind]
+
+
+@given(text=TEXTS)
+def test_wordpiece_gives_the_ids_of_the_encoder_by_hand_wherever_it_is_opened(wordpiece, text):
+    by_hand, trained, opened, transformers = wordpiece
+    ids = trained.encode(text)
+    assert opened.encode(text) == ids
+    if not any(token in text for token in trained.special_tokens):
+        assert ids == by_hand.encode(text) == transformers.encode(text, add_special_tokens=False)
+
+
+@pytest.fixture(scope="module")
+def wordpiece(documents, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("wordpiece")
+    trained = train_tokenizer("wordpiece", documents, 700)
+    trained.save(directory)
+    opened, transformers = Tokenizer.open(directory), AutoTokenizer.from_pretrained(directory)
+    return train_wordpiece(documents, 700), trained, opened, transformers
+
+
+@given(text=TEXTS)
+def test_a_text_goes_through_the_normalizers_first(normalizing, text):
+    plain, trained = normalizing
+    assert trained.encode(text) == plain.encode(normalize(text, ["nfkd", "strip_accents", "lowercase"]))
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def normalizing(request, documents):
+    names = ["nfkd", "strip_accents", "lowercase"]
+    plain = train_tokenizer(request.param, [normalize(text, names) for text in documents], 700)
+    return plain, train_tokenizer(request.param, documents, 700, normalizers=names)
 
 
 def test_an_unknown_kind():

@@ -1,19 +1,24 @@
 """The kinds of tokenizers that can be learned from a text, by the name in a recipe: `[tokenizer] kind = "unigram"`.
 
-bpe      byte-level byte-pair encoding: what GPT, Llama 3 and Qwen have
-unigram  the most probable split, with bytes for rare characters: what T5, Gemma and XLNet have
-char     one token a character, at most as many as asked for
-byte     one token a byte
+bpe        byte-level byte-pair encoding: what GPT, Llama 3 and Qwen have
+unigram    the most probable split, with bytes for rare characters: what T5, ALBERT and XLNet have
+wordpiece  the longest piece that fits, word by word: what BERT has. Blanks and rare characters are lost, so a text does
+           not come back as it was, and no recipe of a model that writes text takes it
+char       one token a character, at most as many as asked for
+byte       one token a byte
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from vesalius.core.errors import UserError, nearest
 from vesalius.tokenizers.bpe import SPECIAL_TOKENS
 from vesalius.tokenizers.bpe_training import train_bpe
+from vesalius.tokenizers.normalizers import check_normalizers, normalize, put_normalizers
+from vesalius.tokenizers.pretokenize import replace_surrogates
 from vesalius.tokenizers.tokenizer import Tokenizer
 from vesalius.tokenizers.unigram.training import train_unigram
 from vesalius.tokenizers.untrained import byte_vocabulary, learn_characters
+from vesalius.tokenizers.wordpiece.training import train_wordpiece
 
 BYTE_SIZE = 256 + len(SPECIAL_TOKENS)
 """Tokens of the kind "byte"."""
@@ -21,15 +26,27 @@ BYTE_SIZE = 256 + len(SPECIAL_TOKENS)
 Advance = Callable[[int], None]
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, on_progress: Advance | None = None) -> Tokenizer:
+def train_tokenizer(
+    kind: str,
+    texts: Iterable[str],
+    vocab_size: int,
+    on_progress: Advance | None = None,
+    *,
+    normalizers: Sequence[str] = (),
+) -> Tokenizer:
     """Learns a tokenizer of a kind from documents that are read once.
 
-    `on_progress` is told how many of `vocab_size` tokens are done. UserError where there is no such kind, or the text
-    or the kind does not allow so many.
+    `on_progress` is told how many of `vocab_size` tokens are done. `normalizers` are names of `normalizers.py`: rules
+    that every text is rewritten by first. UserError where there is no such kind or rule, or the text or the kind does
+    not allow so many tokens.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of tokenizer {kind!r}: {nearest(kind, KINDS)}")
-    return KINDS[kind](texts, vocab_size, on_progress or (lambda _: None))
+    check_normalizers(normalizers)
+    normal = (normalize(replace_surrogates(text), normalizers) for text in texts)
+    tokenizer = KINDS[kind](normal, vocab_size, on_progress or (lambda _: None))
+    put_normalizers(tokenizer.backend, normalizers)
+    return tokenizer
 
 
 def _bpe(texts: Iterable[str], vocab_size: int, advance: Advance) -> Tokenizer:
@@ -39,6 +56,10 @@ def _bpe(texts: Iterable[str], vocab_size: int, advance: Advance) -> Tokenizer:
 def _unigram(texts: Iterable[str], vocab_size: int, advance: Advance) -> Tokenizer:
     learned = train_unigram(texts, vocab_size, on_progress=lambda part: advance(int(part * vocab_size)))
     return Tokenizer.from_unigram(learned)
+
+
+def _wordpiece(texts: Iterable[str], vocab_size: int, advance: Advance) -> Tokenizer:
+    return Tokenizer.from_wordpiece(train_wordpiece(texts, vocab_size, on_merge=advance))
 
 
 def _char(texts: Iterable[str], vocab_size: int, advance: Advance) -> Tokenizer:
@@ -57,6 +78,7 @@ def _byte(_: Iterable[str], vocab_size: int, advance: Advance) -> Tokenizer:
 KINDS: dict[str, Callable[[Iterable[str], int, Advance], Tokenizer]] = {
     "bpe": _bpe,
     "unigram": _unigram,
+    "wordpiece": _wordpiece,
     "char": _char,
     "byte": _byte,
 }

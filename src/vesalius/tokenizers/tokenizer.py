@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken, decoders, models
 
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.core.files import atomic_write, read_json, write_json
@@ -38,9 +38,13 @@ from vesalius.tokenizers.backends import (
 )
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
 from vesalius.tokenizers.chat_template import CHATML, Messages, Tools, render_chat
+from vesalius.tokenizers.normalizers import put_normalizers
 from vesalius.tokenizers.pretokenize import PATTERN, replace_surrogates, to_printable
 from vesalius.tokenizers.sentencepiece_like import sentencepiece_unigram
+from vesalius.tokenizers.splitters import SPLITTERS
 from vesalius.tokenizers.unigram.model import Unigram
+from vesalius.tokenizers.wordpiece.model import LONGEST_WORD, PREFIX, WordPiece
+from vesalius.tokenizers.wordpiece.model import UNKNOWN as UNKNOWN_WORD
 
 BOUNDARY, _, END_OF_TURN = SPECIAL_TOKENS
 
@@ -86,6 +90,19 @@ class Tokenizer:
         special_tokens = unigram.special_tokens | {unknown: unigram.unknown_id}
         config = _give_special_tokens(backend, special_tokens, chat_template)
         return cls(backend, {**config, "unk_token": unknown})
+
+    @classmethod
+    def from_wordpiece(cls, wordpiece: WordPiece, chat_template: str | None = CHATML) -> "Tokenizer":
+        """The same of a WordPiece vocabulary."""
+        backend = tokenizers.Tokenizer(
+            models.WordPiece(dict(wordpiece.vocab), unk_token=UNKNOWN_WORD, max_input_chars_per_word=LONGEST_WORD)
+        )
+        put_normalizers(backend, [wordpiece.normalizer])
+        backend.pre_tokenizer = SPLITTERS["bert"].backend()
+        backend.decoder = decoders.WordPiece(PREFIX, cleanup=False)
+        special_tokens = {**wordpiece.special_tokens, UNKNOWN_WORD: wordpiece.vocab[UNKNOWN_WORD]}
+        config = _give_special_tokens(backend, special_tokens, chat_template)
+        return cls(backend, {**config, "unk_token": UNKNOWN_WORD})
 
     @classmethod
     def open(cls, directory: Path | str) -> "Tokenizer":
