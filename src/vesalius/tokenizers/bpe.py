@@ -6,8 +6,8 @@ are a doubly linked list, and a heap gives the next merge with all the places th
 with its new token, which were learned later, so none can come too late. A piece of n bytes takes O(n log n).
 
 This is the readable truth that the fast encoder (`tokenizer.py`) is tested against. `sample` leaves merges out at
-random (BPE-dropout, Provilkov et al. 2020, arXiv:1910.13267), so that a model meets a word in many splits; the library's
-`dropout` draws less evenly, whole tokens more often than the paper's algorithm gives them.
+random (BPE-dropout, Provilkov et al. 2020, arXiv:1910.13267), so that a model meets a word in many splits. The
+library's `dropout` gives whole tokens more often than the paper's algorithm.
 """
 
 import heapq
