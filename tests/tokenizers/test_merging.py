@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesalius.tokenizers.merging import most_frequent_pairs
@@ -46,6 +46,7 @@ def ours(words):
     return most_frequent_pairs(tokens, sizes, np.array(list(words.values()), np.int64), FIRST)
 
 
+@settings(deadline=None)
 @given(WORDS)
 def test_pairs_are_those_of_counting_anew(words):
     assert list(ours(words)) == list(by_counting(words))

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesalius.tokenizers.unigram.substrings import Words, find_pieces, frequent_substrings
@@ -10,6 +10,7 @@ from vesalius.tokenizers.unigram.substrings import Words, find_pieces, frequent_
 WORDS = st.lists(st.text("ab🤖", min_size=1, max_size=9), max_size=6, unique=True)
 
 
+@settings(deadline=None)
 @given(WORDS, st.lists(st.text("ab🤖", min_size=1, max_size=5), min_size=1, unique=True))
 def test_pieces_are_found_wherever_they_stand(words, pieces):
     text = Words.of(words)
@@ -39,6 +40,7 @@ def brute_force(words, longest):
     return {text: total * len(text) for text, total in usual.items() if len(text) == longest or followed[text] < total}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("ab🤖", min_size=1, max_size=9), st.integers(1, 4), max_size=6), st.integers(2, 5))
 def test_frequent_substrings_are_those_that_counting_finds(words, longest):
     counts = np.array(list(words.values()), dtype=np.int64)

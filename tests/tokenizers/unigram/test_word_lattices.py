@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesalius.tokenizers.unigram.lattice import Lattice
@@ -47,6 +47,7 @@ def check(lattices, words, pieces, scores, counts):
     assert [[pieces[piece] for piece in split] for split in splits(lattices, scores)] == best
 
 
+@settings(deadline=None)
 @given(WORDS, LONGER, st.integers(0, 99))
 def test_all_words_at_once_are_each_word_by_itself(words, longer, seed):
     pieces = [*"abc", *longer]
@@ -54,6 +55,7 @@ def test_all_words_at_once_are_each_word_by_itself(words, longer, seed):
     check(WordLattices.of(words, pieces), words, pieces, scores_for(pieces, seed), counts)
 
 
+@settings(deadline=None)
 @given(WORDS, LONGER, st.integers(0, 99), st.data())
 def test_what_is_kept_is_as_if_made_anew(words, longer, seed, data):
     pieces = [*"abc", *longer]
