@@ -11,17 +11,23 @@ import json
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from vesalius.data.python_corpus import python_documents
+from vesalius.tokenizers.backends import BLANK
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.pretokenize import PATTERN, pretokenize, to_printable
 from vesalius.tokenizers.tokenizer import Tokenizer
+from vesalius.tokenizers.unigram.training import learn_pieces
+from vesalius.tokenizers.unigram.word_lattices import WordLattices
+from vesalius.tokenizers.word_counts import count_words
 
 
 def main() -> None:
@@ -40,6 +46,7 @@ def main() -> None:
     print(f"medians of {options.repeats}, ours and the peer by turns\n")
 
     bpe, peer = train(documents, options.vocab_size, options.repeats)
+    train_pieces(documents, options.vocab_size, options.repeats)
     encode(documents, megabytes, bpe, peer, options.repeats)
 
 
@@ -75,6 +82,52 @@ def train_peer(documents: list[str], vocab_size: int) -> tokenizers.Tokenizer:
     )
     tokenizer.train_from_iterator(documents, trainer)
     return tokenizer
+
+
+def train_pieces(documents: list[str], vocab_size: int, repeats: int) -> None:
+    """Prints the seconds to learn a Unigram vocabulary of so many pieces, and what the text costs under each."""
+    results: dict[str, list[tuple[str, float]]] = {}
+    times = take_turns(
+        {
+            "ours": lambda: results.update(ours=learn_pieces(written_words(documents), vocab_size)),
+            "peer": lambda: results.update(peer=peer_pieces(documents, vocab_size)),
+        },
+        repeats,
+    )
+    row("training Unigram, s", times, lambda seconds: f"{seconds:.2f}")
+    words = written_words(documents)
+    ours, peer = (nats(words, results[name]) for name in ("ours", "peer"))
+    print(f"    ours / peer: {times['ours'] / times['peer']:.2f}; nats of the text, ours / peer: {ours / peer:.3f}")
+
+
+def written_words(documents: list[str]) -> Counter[str]:
+    """Words with their counts, as a Unigram vocabulary writes them."""
+    words: Counter[str] = Counter()
+    for word, count in count_words(documents).items():
+        words[word.replace(" ", BLANK)] += count
+    return words
+
+
+def peer_pieces(documents: list[str], vocab_size: int) -> list[tuple[str, float]]:
+    """The same settings in Hugging Face `tokenizers`."""
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)]
+    )
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size + 1, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "<unk>"]
+
+
+def nats(words: Counter[str], pieces: list[tuple[str, float]]) -> float:
+    """What all words cost under these pieces, whose probabilities are made to sum to one."""
+    scores = np.array([score for _, score in pieces])
+    scores -= np.log(np.exp(scores).sum())
+    lattices = WordLattices.of(list(words), [piece for piece, _ in pieces])
+    return -lattices.expected(scores, np.fromiter(words.values(), np.int64, len(words)))[1]
 
 
 def encode(documents: list[str], megabytes: float, bpe: BPE, peer: tokenizers.Tokenizer, repeats: int) -> None:

@@ -7,8 +7,8 @@ import sentencepiece
 
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
 from vesalius.tokenizers.bpe_training import train_bpe
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 from vesalius.tokenizers.sentencepiece_file import FILE, open_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -32,6 +32,13 @@ def test_a_fresh_model_may_begin_with_conversations():
 
 
 @pytest.mark.parametrize(
+    ("section", "size"), [({}, 4096), ({"kind": "byte"}, 259), ({"kind": "unigram", "vocab_size": 700}, 700)]
+)
+def test_how_many_tokens_are_learned(section, size):
+    assert recipe(**FRESH | {"tokenizer": section}).tokenizer.size == size
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data": {}}, r"\[train\] needs data.text"),

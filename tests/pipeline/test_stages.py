@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 from gguf_models import TOKENIZER, logits, model_named
+from tiny import RECIPE, called, write_texts
 
+import vesalius
 from vesalius.adapt.lora import LoraConfig, add_lora
 from vesalius.adapt.switch import adapted_layers, is_adapted
 from vesalius.hub import open as hub_open
@@ -52,3 +54,15 @@ def test_an_adapter_is_merged_into_its_base_before_training(tmp_path):
     model, _ = open_start(str(tmp_path / "adapter"), print)
     assert not is_adapted(model)
     torch.testing.assert_close(logits(model), logits(adapted), rtol=0, atol=1e-5)
+
+
+def test_a_model_is_trained_on_tokens_of_the_kind_that_is_asked_for(tmp_path):
+    write_texts(tmp_path / "texts")
+    (tmp_path / "tiny.toml").write_text(RECIPE.format(folder=tmp_path / "texts").split("[sft]")[0])
+    settings = ("tokenizer.kind=unigram", "tokenizer.vocab_size=380", "train.steps=2")
+    done = called("run", tmp_path / "tiny.toml", "--out", tmp_path / "run", *(f"--set={one}" for one in settings))
+    assert done.returncode == 0, done.stderr
+    lm = vesalius.load(tmp_path / "run")
+    assert lm.config.vocab_size == lm.tokenizer.vocab_size == 380
+    assert lm.tokenizer.decode(lm.tokenizer.encode("def é:\n    x")) == "def é:\n    x"
+    assert lm.generate("def ", max_tokens=4).usage.completion_tokens == 4

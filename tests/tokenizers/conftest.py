@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from vesalius.tokenizers import tokenizer as ours
 from vesalius.tokenizers.bpe_training import train_bpe
-from vesalius.tokenizers.gguf_tokenizer_keys import BYTE, CONTROL, NORMAL, PREFIX, UNKNOWN, UNUSED, USER_DEFINED
+from vesalius.tokenizers.gguf.keys import BYTE, CONTROL, NORMAL, PREFIX, UNKNOWN, UNUSED, USER_DEFINED
 from vesalius.tokenizers.pretokenize import PATTERN, to_printable
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
-from vesalius.tokenizers import bpe_training
+from vesalius.tokenizers import merging
 from vesalius.tokenizers.bpe import SPECIAL_TOKENS
 from vesalius.tokenizers.bpe_training import train_bpe
 
@@ -68,7 +68,7 @@ def test_the_order_of_documents_does_not_matter(documents, bpe):
 
 
 def test_blocks_of_any_size_give_the_same(documents, bpe, monkeypatch):
-    monkeypatch.setattr(bpe_training, "BLOCK_WORDS", 7)
+    monkeypatch.setattr(merging, "BLOCK_WORDS", 7)
     assert train_bpe(documents, 700) == bpe
 
 

@@ -8,7 +8,7 @@ from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from vesalius.tokenizers.chat import encode_chat
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 LLAMA2 = (

@@ -5,9 +5,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from vesalius.core.errors import UserError
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import PREFIX
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.keys import PREFIX
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 from vesalius.tokenizers.sentencepiece_file import FILE, metadata_of_sentencepiece, open_tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.lists(
@@ -23,8 +23,9 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
         ("bpe", {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True}),
         ("unigram", {"vocab_size": 600, "normalization_rule_name": "nmt_nfkc"}),
         ("unigram", {"vocab_size": 600, "pad_id": 3, "bos_id": -1, "eos_id": 2}),
+        ("bpe", {"user_defined_symbols": ["▁▁", "def"], "add_dummy_prefix": False}),
     ],
-    ids=["bpe", "no prefix", "nfkc", "unigram", "ids"],
+    ids=["bpe", "no prefix", "nfkc", "unigram", "ids", "user defined"],
 )
 def peer(request, train_sentencepiece):
     kind, options = request.param

@@ -5,8 +5,8 @@ from transformers import LlamaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
 from vesalius.core.errors import UserError
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import PREFIX
+from vesalius.tokenizers.gguf.keys import PREFIX
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.sentencepiece_like import merges_of, sentencepiece_unigram
 
 ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)

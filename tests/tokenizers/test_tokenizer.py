@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.tokenizers.bpe_training import train_bpe
 from vesalius.tokenizers.chat_template import CHATML
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 TEXTS = ["def f(x):\n    return x\n", "Grüße, 世界! 🤖", "", " <|im_end|> "]

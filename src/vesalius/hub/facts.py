@@ -15,7 +15,7 @@ from vesalius.hub.open import GGUF, model_path
 from vesalius.hub.weights import read_weights
 from vesalius.models.config import ModelConfig
 from vesalius.models.families import read_config
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.sentencepiece_file import open_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ A stage whose section is missing is not run. Training starts either from fresh w
 
 import importlib.resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,7 @@ from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
 from vesalius.pipeline.recipe_sections.sft import SftSection
+from vesalius.tokenizers.kinds import BYTE_SIZE
 from vesalius.train.config import Positive, TrainConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -75,9 +76,19 @@ class DataSection(Section):
 
 
 class TokenizerSection(Section):
-    """A byte-level BPE learned from the training text."""
+    """A tokenizer learned from the training text.
 
-    vocab_size: Count = 4096
+    kind        what `tokenizers/kinds.py` says of each
+    vocab_size  4096 where it is not given, and for bytes as many as there are
+    """
+
+    kind: Literal["bpe", "unigram", "char", "byte"] = "bpe"
+    vocab_size: Count | None = None
+
+    @property
+    def size(self) -> int:
+        """The tokens that are asked for."""
+        return self.vocab_size or (BYTE_SIZE if self.kind == "byte" else 4096)
 
 
 class ModelSection(Section):

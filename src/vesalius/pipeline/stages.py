@@ -35,7 +35,7 @@ from vesalius.pipeline.preference import dpo, kto
 from vesalius.pipeline.prm import prm
 from vesalius.pipeline.reward import reward
 from vesalius.pipeline.training import pretrain, tune
-from vesalius.tokenizers.bpe_training import train_bpe
+from vesalius.tokenizers.kinds import train_tokenizer
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 
@@ -88,9 +88,8 @@ def learn_tokenizer(life: Life) -> Tokenizer:
     section = life.recipe.tokenizer
     assert section is not None, "the recipe was checked"
     if not (life.run.tokenizer / "tokenizer.json").exists():
-        with life.timed("tokenizer"), life.display.stage("learning a tokenizer", section.vocab_size) as advance:
-            bpe = train_bpe(_training_texts(life), section.vocab_size, on_merge=advance)
-            Tokenizer.from_bpe(bpe).save(life.run.tokenizer)
+        with life.timed("tokenizer"), life.display.stage("learning a tokenizer", section.size) as advance:
+            train_tokenizer(section.kind, _training_texts(life), section.size, advance).save(life.run.tokenizer)
     return Tokenizer.open(life.run.tokenizer)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from vesalius.core.errors import UserError
 from vesalius.core.files import read_json
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import CONTROL, NORMAL, PREFIX, USER_DEFINED
+from vesalius.tokenizers.backends import BLANK
+from vesalius.tokenizers.gguf.keys import CONTROL, NORMAL, PREFIX, USER_DEFINED
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer, read_tokenizer_config
 
 FILE = "tokenizer.model"
@@ -56,7 +57,8 @@ def metadata_of_sentencepiece(data: bytes, where: str = FILE) -> dict[str, Any]:
         fields = list(_fields(data))
         pieces = [dict(_fields(value)) for number, value in fields if number == PIECES]
         trainer, normalizer = (dict(_fields(_only(fields, number))) for number in (TRAINER, NORMALIZER))
-        tokens = [piece[1].decode() for piece in pieces]
+        kinds = [piece.get(3, NORMAL) for piece in pieces]
+        tokens = [_text(piece[1].decode(), kind) for piece, kind in zip(pieces, kinds, strict=True)]
         scores = [struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0 for piece in pieces]
     except (AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError, struct.error) as error:
         raise UserError(f"{where} is not a SentencePiece model ({error}): it is damaged, get it again") from error
@@ -68,7 +70,7 @@ def metadata_of_sentencepiece(data: bytes, where: str = FILE) -> dict[str, Any]:
         "model": MODELS[kind],
         "tokens": tokens,
         "scores": scores,
-        "token_type": [piece.get(3, NORMAL) for piece in pieces],
+        "token_type": kinds,
         "precompiled_charsmap": list(normalizer.get(2, b"")),
         "add_space_prefix": bool(normalizer.get(3, 1)),
         "remove_extra_whitespaces": bool(normalizer.get(4, 1)),
@@ -77,6 +79,11 @@ def metadata_of_sentencepiece(data: bytes, where: str = FILE) -> dict[str, Any]:
         **{key: number if number >= 0 else None for key, number in ids.items()},
     }
     return {PREFIX + key: value for key, value in values.items()}
+
+
+def _text(piece: str, kind: int) -> str:
+    """User-defined pieces are found in the text as it is, before its spaces become "▁"."""
+    return piece.replace(BLANK, " ") if kind == USER_DEFINED else piece
 
 
 def _with_added(metadata: Mapping[str, Any], added: Mapping[int, tuple[str, bool]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken, decoders, models
 
 from vesalius.core.errors import UserError, VesaliusError
 from vesalius.core.files import atomic_write, read_json, write_json
@@ -38,7 +38,13 @@ from vesalius.tokenizers.backends import (
 )
 from vesalius.tokenizers.bpe import BPE, SPECIAL_TOKENS
 from vesalius.tokenizers.chat_template import CHATML, Messages, Tools, render_chat
+from vesalius.tokenizers.normalizers import put_normalizers
 from vesalius.tokenizers.pretokenize import PATTERN, replace_surrogates, to_printable
+from vesalius.tokenizers.sentencepiece_like import sentencepiece_unigram
+from vesalius.tokenizers.splitters import SPLITTERS
+from vesalius.tokenizers.unigram.model import Unigram
+from vesalius.tokenizers.wordpiece.model import LONGEST_WORD, PREFIX, WordPiece
+from vesalius.tokenizers.wordpiece.model import UNKNOWN as UNKNOWN_WORD
 
 BOUNDARY, _, END_OF_TURN = SPECIAL_TOKENS
 
@@ -50,7 +56,7 @@ Before = Literal["nothing", "added", "text"]
 
 
 class Tokenizer:
-    """Made by `Tokenizer.from_bpe`, `Tokenizer.open` or `gguf_tokenizer.tokenizer_from_gguf`. Safe to share between
+    """Made by `kinds.train_tokenizer`, `Tokenizer.open` or `gguf.reading.tokenizer_from_gguf`. Safe to share between
     threads. `backend` and `config`, the content of tokenizer_config.json, are there to be read."""
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], extra_eos: Sequence[int] = ()) -> None:
@@ -69,14 +75,34 @@ class Tokenizer:
     @classmethod
     def from_bpe(cls, bpe: BPE, chat_template: str | None = CHATML) -> "Tokenizer":
         """The run-time tokenizer of a trained vocabulary."""
-        names = {"bos_token": BOUNDARY, "eos_token": END_OF_TURN, "pad_token": BOUNDARY}
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **{name: token for name, token in names.items() if token in bpe.special_tokens},
-            **({"chat_template": chat_template} if chat_template else {}),
-        }
-        return cls(_backend_of(bpe), config)
+        vocab = {to_printable(token): number for token, number in bpe.vocab.items()} | bpe.special_tokens
+        merges = [(to_printable(left), to_printable(right)) for left, right in bpe.merges]
+        backend = byte_level_backend(vocab, merges, [PATTERN])
+        return cls(backend, _give_special_tokens(backend, bpe.special_tokens, chat_template))
+
+    @classmethod
+    def from_unigram(cls, unigram: Unigram, chat_template: str | None = CHATML) -> "Tokenizer":
+        """The same of a Unigram vocabulary."""
+        backend = sentencepiece_unigram(
+            unigram.pieces, unknown_id=unigram.unknown_id, byte_fallback=True, space_prefix=False
+        )
+        unknown, _ = unigram.pieces[unigram.unknown_id]
+        special_tokens = unigram.special_tokens | {unknown: unigram.unknown_id}
+        config = _give_special_tokens(backend, special_tokens, chat_template)
+        return cls(backend, {**config, "unk_token": unknown})
+
+    @classmethod
+    def from_wordpiece(cls, wordpiece: WordPiece, chat_template: str | None = CHATML) -> "Tokenizer":
+        """The same of a WordPiece vocabulary."""
+        backend = tokenizers.Tokenizer(
+            models.WordPiece(dict(wordpiece.vocab), unk_token=UNKNOWN_WORD, max_input_chars_per_word=LONGEST_WORD)
+        )
+        put_normalizers(backend, [wordpiece.normalizer])
+        backend.pre_tokenizer = SPLITTERS["bert"].backend()
+        backend.decoder = decoders.WordPiece(PREFIX, cleanup=False)
+        special_tokens = {**wordpiece.special_tokens, UNKNOWN_WORD: wordpiece.vocab[UNKNOWN_WORD]}
+        config = _give_special_tokens(backend, special_tokens, chat_template)
+        return cls(backend, {**config, "unk_token": UNKNOWN_WORD})
 
     @classmethod
     def open(cls, directory: Path | str) -> "Tokenizer":
@@ -315,17 +341,22 @@ class Tokenizer:
         return self.encode(text[:middle], after=after) + self.encode(text[middle:], after="text")
 
 
-def _backend_of(bpe: BPE) -> tokenizers.Tokenizer:
-    vocab = {to_printable(token): number for token, number in bpe.vocab.items()} | bpe.special_tokens
-    merges = [(to_printable(left), to_printable(right)) for left, right in bpe.merges]
-    backend = byte_level_backend(vocab, merges, [PATTERN])
+def _give_special_tokens(
+    backend: tokenizers.Tokenizer, special_tokens: Mapping[str, int], chat_template: str | None
+) -> dict[str, Any]:
+    """Gives the backend of a vocabulary of ours its special tokens -> what tokenizer_config.json says of them."""
     add_tokens(
-        backend,
-        {token: AddedToken(text, special=True, normalized=False) for text, token in bpe.special_tokens.items()},
+        backend, {token: AddedToken(text, special=True, normalized=False) for text, token in special_tokens.items()}
     )
-    if BOUNDARY in bpe.special_tokens:
-        put_around(backend, {BOUNDARY: bpe.special_tokens[BOUNDARY]}, {})
-    return backend
+    if BOUNDARY in special_tokens:
+        put_around(backend, {BOUNDARY: special_tokens[BOUNDARY]}, {})
+    names = {"bos_token": BOUNDARY, "eos_token": END_OF_TURN, "pad_token": BOUNDARY}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **{name: token for name, token in names.items() if token in special_tokens},
+        **({"chat_template": chat_template} if chat_template else {}),
+    }
 
 
 def read_tokenizer_config(directory: Path | str) -> tuple[dict[str, Any], Sequence[int]]:

@@ -20,7 +20,7 @@ from vesalius.hub.gguf.reader import read_gguf
 from vesalius.hub.gguf.writer import write_gguf
 from vesalius.hub.unpacking import unpacked
 from vesalius.kernels.block_formats import BlockTensor
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 
 MIXTURE = {"num_experts_per_tok": 2, "vocab_size": TOKENIZER.vocab_size}
 QWEN = MIXTURE | {"num_experts": 4, "moe_intermediate_size": 24}

@@ -23,7 +23,7 @@ from vesalius.hub.unpacking import Weight, weights_of
 from vesalius.kernels.block_formats import FORMATS, BlockTensor
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 FILE_TYPES = {

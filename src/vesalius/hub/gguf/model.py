@@ -26,7 +26,7 @@ from vesalius.kernels.block_formats import FORMATS, BlockTensor
 from vesalius.kernels.block_formats.mxfp4 import mxfp4_as_q5_0
 from vesalius.models.config import ModelConfig
 from vesalius.models.transformer import Transformer
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 HEAD = "lm_head.weight"

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from vesalius.hub.gguf.writer import write_gguf
-from vesalius.tokenizers.gguf_pretokenizers import PRETOKENIZERS
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import PREFIX
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.keys import PREFIX
+from vesalius.tokenizers.gguf.pretokenizers import PRETOKENIZERS
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 

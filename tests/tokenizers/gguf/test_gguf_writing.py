@@ -9,10 +9,10 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.backends import add_tokens, byte_level_backend
-from vesalius.tokenizers.gguf_pretokenizers import PRETOKENIZERS
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import PREFIX, UNUSED
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.keys import PREFIX, UNUSED
+from vesalius.tokenizers.gguf.pretokenizers import PRETOKENIZERS
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 from vesalius.tokenizers.pretokenize import to_printable
 from vesalius.tokenizers.tokenizer import Tokenizer
 

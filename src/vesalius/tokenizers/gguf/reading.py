@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file, from the `tokenizer.*` keys of its metadata (GGUF specification, "Tokenizer").
 
 `tokenizer.ggml.model` says which kind it is: "gpt2" is byte-level BPE, cut by a rule that only has a name
-(`gguf_pretokenizers.py`); "llama" is SentencePiece BPE, "t5" SentencePiece Unigram (`sentencepiece_like.py`). The rest
+(`pretokenizers.py`); "llama" is SentencePiece BPE, "t5" SentencePiece Unigram (`sentencepiece_like.py`). The rest
 is the same for all: texts, kinds and scores of the tokens, ids of the special ones, and chat templates.
 
 Where a key is missing, its value is the one that llama.cpp takes (`src/llama-vocab.cpp`, `llama_vocab::impl::load`).
@@ -18,8 +18,7 @@ from tokenizers import AddedToken
 
 from vesalius.core.errors import UserError, nearest
 from vesalius.tokenizers.backends import add_tokens, byte_level_backend, put_around
-from vesalius.tokenizers.gguf_pretokenizers import pretokenizer_named
-from vesalius.tokenizers.gguf_tokenizer_keys import (
+from vesalius.tokenizers.gguf.keys import (
     BYTE,
     CONTROL,
     END_IDS,
@@ -37,6 +36,7 @@ from vesalius.tokenizers.gguf_tokenizer_keys import (
     tokens_of,
     types_of,
 )
+from vesalius.tokenizers.gguf.pretokenizers import pretokenizer_named
 from vesalius.tokenizers.sentencepiece_like import merges_of, sentencepiece_bpe, sentencepiece_unigram
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ applied ("llama-bpe" looks for the whole piece in the vocabulary first). A Sente
 token that leads to the same merges: falling by the place of its first merge, and refused where the merges then differ
 in more than the order of the ways to make one token.
 
-Left out: WordPiece, and the other kinds that `gguf_tokenizer.py` doesn't read either.
+Left out: WordPiece, and the other kinds that `reading.py` doesn't read either.
 """
 
 import base64
@@ -18,8 +18,7 @@ import numpy as np
 
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.backends import BLANK, BYTE_TOKEN, blank_rule, parts, put_behind, state
-from vesalius.tokenizers.gguf_pretokenizers import EACH_NUMBER, GPT2, NUMBERS, PUNCTUATION, name_of_rule
-from vesalius.tokenizers.gguf_tokenizer_keys import (
+from vesalius.tokenizers.gguf.keys import (
     BYTE,
     CONTROL,
     END_IDS,
@@ -33,6 +32,7 @@ from vesalius.tokenizers.gguf_tokenizer_keys import (
     UNUSED,
     USER_DEFINED,
 )
+from vesalius.tokenizers.gguf.pretokenizers import EACH_NUMBER, GPT2, NUMBERS, PUNCTUATION, name_of_rule
 from vesalius.tokenizers.sentencepiece_like import OUTER_BLANKS, merges_of, sentencepiece_unigram
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from vesalius.core.errors import UserError
-from vesalius.tokenizers.gguf_tokenizer import tokenizer_from_gguf
-from vesalius.tokenizers.gguf_tokenizer_keys import CONTROL, NORMAL, PREFIX, USER_DEFINED
-from vesalius.tokenizers.gguf_tokenizer_writing import gguf_metadata_of
+from vesalius.tokenizers.gguf.keys import CONTROL, NORMAL, PREFIX, USER_DEFINED
+from vesalius.tokenizers.gguf.reading import tokenizer_from_gguf
+from vesalius.tokenizers.gguf.writing import gguf_metadata_of
 from vesalius.tokenizers.pretokenize import to_printable
 from vesalius.tokenizers.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX a
 
 from vesalius.core.errors import UserError
 from vesalius.tokenizers.backends import byte_level_backend
-from vesalius.tokenizers.gguf_pretokenizers import PRETOKENIZERS, name_of_rule, pretokenizer_named
+from vesalius.tokenizers.gguf.pretokenizers import PRETOKENIZERS, name_of_rule, pretokenizer_named
 from vesalius.tokenizers.pretokenize import PATTERN, to_printable
 
 CHARACTERS = st.sampled_from("abcXYZ'sdtl  \n\n\r\t0123٣½.,!?<|>#/é世ひカ한🤖\u00a0\u3000ЖΩ()$~`")

@@ -1,0 +1,1 @@
+"""WordPiece by hand: BERT's vocabulary, and how one is learned."""
