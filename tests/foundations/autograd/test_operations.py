@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.nn import functional as F
@@ -300,14 +300,12 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray], dtype) -> None
 
 
 @pytest.mark.parametrize("kind", CASES)
-@settings(deadline=None)
 @given(data=st.data())
 def test_values_gradients_and_second_derivatives_are_torchs(kind, data):
     assert_same(*derivatives(data.draw(CASES[kind]), np.float64), np.float64)
 
 
 @pytest.mark.parametrize("kind", CASES)
-@settings(deadline=None)
 @given(data=st.data())
 def test_values_and_gradients_in_float32_are_torchs(kind, data):
     """Second derivatives are differences of nearly equal numbers: seven digits are too few to compare them."""
@@ -317,7 +315,6 @@ def test_values_and_gradients_in_float32_are_torchs(kind, data):
     assert_same(ours[:first], theirs[:first], np.float32)
 
 
-@settings(deadline=None)
 @given(ANY_CASE)
 def test_gradients_are_what_finite_differences_say(case):
     def loss(*tensors: Tensor) -> Tensor:
@@ -327,7 +324,6 @@ def test_gradients_are_what_finite_differences_say(case):
     check_gradients(loss, case.arrays)
 
 
-@settings(deadline=None)
 @given(ANY_CASE)
 def test_backward_on_arrays_and_on_tensors_agree(case):
     """The same rules, run plainly and recorded."""

@@ -55,8 +55,8 @@ class Attention(Module):
         E = D // self.heads
         q, k, v = self.qkv(x).reshape(B, T, 3, self.heads, E).transpose(2, 0, 3, 1, 4)  # (B, H, T, E) each
         future = np.triu(np.full((T, T), -np.inf, np.float32), 1)
-        scores = (q * (1 / math.sqrt(E))) @ np.swapaxes(k, -1, -2) + future  # (B, H, T, S)
-        mixed = np.swapaxes(softmax(scores) @ v, 1, 2)  # (B, T, H, E)
+        scores = (q * (1 / math.sqrt(E))) @ k.swapaxes(-1, -2) + future  # (B, H, T, S)
+        mixed = (softmax(scores) @ v).swapaxes(1, 2)  # (B, T, H, E)
         return self.out(mixed.reshape(B, T, D))
 
 

@@ -168,6 +168,9 @@ class Tensor(NDArrayOperatorsMixin, Recorder):
     def transpose(self, *axes: int) -> "Tensor":
         return shaping.transpose(self, axes or None)
 
+    def swapaxes(self, axis1: int, axis2: int) -> "Tensor":
+        return shaping.swapaxes(self, axis1, axis2)
+
     def sum(self, axis: reducing.Axis = None, *, keepdims: bool = False) -> "Tensor":
         return reducing.sum_(self, axis, keepdims=keepdims)
 
