@@ -53,7 +53,7 @@ def encode_mx(x: NDArray[np.floating], format: FloatFormat) -> Blocks:
     (0.5, 3.0)
     """
     largest = _largest(x, MX_BLOCK)
-    exponents = _exponent(largest) - int(_exponent(np.float64(format.largest)))
+    exponents = _exponent(largest) - int(_exponent(np.asarray(format.largest)))
     exponents = np.where(largest > 0, np.clip(exponents, -SCALE_BIAS, SCALE_BIAS), 0)
     scales = np.ldexp(1.0, exponents)
     patterns = encode(x / np.repeat(scales, MX_BLOCK, -1), format, saturate=True)
