@@ -25,6 +25,14 @@ def test_gradients_add_up_in_leaves_until_they_are_forgotten():
     assert x.grad is None
 
 
+def test_no_two_leaves_share_their_gradient():
+    """A sum passes the same array to both."""
+    x, y = leaf(1, 2), leaf(3, 4)
+    (x + y).sum().backward()
+    x.grad.data *= 5
+    assert y.grad.data.tolist() == [1.0, 1.0]
+
+
 def test_results_in_the_middle_have_gradients_on_request():
     x = leaf(1, 2)
     y = x * 3
@@ -245,6 +253,7 @@ class TestWritingInPlace:
     ("call", "message"),
     [
         (lambda: Tensor([1, 2], requires_grad=True), "only floating-point tensors have gradients, got int64"),
+        (lambda: Tensor(leaf(1, 2)), r"holds real numbers, got object: of a tensor, pass its \.data"),
         (lambda: (leaf(1, 2) * 2).backward(), r"shape \(2,\) is no single loss"),
         (lambda: (leaf(1, 2) * 2).backward(np.ones(3)), r"output's shape \(2,\), got \(3,\)"),
         (lambda: Tensor(1.0).backward(), "has no history"),

@@ -73,9 +73,7 @@ WHERE = Operation(
     np.where,
     (None, Vjp(lambda g, _, c: np.where(c, g, 0), (0,)), Vjp(lambda g, _, c: np.where(c, 0, g), (0,))),
 )
-RELU = Operation(
-    "relu", lambda x: np.maximum(x, 0), (Vjp(lambda g, _, out: g * np.greater(out, 0), (OUT,)),)
-)  # fmt: skip
+RELU = Operation("relu", lambda x: np.maximum(x, 0), (Vjp(lambda g, _, out: g * np.greater(out, 0), (OUT,)),))
 
 
 def _sigmoid(x: Any) -> Any:

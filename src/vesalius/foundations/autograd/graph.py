@@ -144,8 +144,8 @@ def pull_back(
             found[source] = gradient
         if isinstance(source, Node):
             _pass_on(source, gradient, gradients, useful, wrap)
-            if not keep:
-                source.saved = None if source.saved else source.saved
+            if not keep and source.saved:  # what saved nothing can be asked again
+                source.saved = None
     return found
 
 

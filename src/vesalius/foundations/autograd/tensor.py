@@ -46,6 +46,8 @@ class Tensor(NDArrayOperatorsMixin, Recorder):
 
     def __init__(self, data: ArrayLike, *, requires_grad: bool = False) -> None:
         self.data: NDArray[Any] = np.asarray(data)
+        if self.data.dtype.kind not in "fiub":
+            raise ValueError(f"a tensor holds real numbers, got {self.data.dtype}: of a tensor, pass its .data")
         if requires_grad and self.data.dtype.kind != "f":
             raise ValueError(f"only floating-point tensors have gradients, got {self.data.dtype}: cast it first")
         self.source: Source | None = Leaf() if requires_grad else None
@@ -239,7 +241,7 @@ def _gradients(
     if record:
         return pull_back(_source_of(output), seed, wanted, wrap=_wrapped, keep=keep)
     found = pull_back(_source_of(output), seed.data, wanted, wrap=None, keep=keep)
-    return {source: Tensor(arrived) for source, arrived in found.items()}
+    return {source: Tensor(np.array(arrived, order="C")) for source, arrived in found.items()}  # sums share theirs
 
 
 def _wrapped(data: NDArray[Any], source: Source) -> Tensor:
@@ -264,9 +266,7 @@ def _node(
         return None
     dtypes = tuple(x.dtype if isinstance(x, Tensor) else None for x in inputs)
     node = Node(operation, options, sources, tuple(np.shape(x) for x in arrays), dtypes)
-    tensors = [*inputs, out]  # OUT, which is -1, is the last
-    node.saved = {place: _saved(tensors[place]) for place in node.wanted()}
-    assert OUT == -1
+    node.saved = {place: _saved(out if place == OUT else inputs[place]) for place in node.wanted()}
     return node
 
 
