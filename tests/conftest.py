@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny import vesalius, write_recipe
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line does: tests share cores with their own children
+settings.register_profile("vesalius", deadline=None)  # a busy machine is no failure
+settings.load_profile("vesalius")
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""The mathematics under language models, by hand in NumPy: information, counting, compression."""
+"""The mathematics under language models, by hand in NumPy: information, counting, compression, autograd, floats."""
