@@ -22,6 +22,7 @@ from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
 
 SETTINGS = """steps = 6
 learning_rate = 3e-3
+entropy_weight = 0.1
 prompts = 4
 max_tokens = 8
 context = 96
@@ -63,8 +64,27 @@ def test_held_out_tasks_are_measured_before_after_and_in_between(policy_run):
     stage = "ppo" if kind == "ppo" else "grpo"
     told = RunDirectory(run).read_evals()[stage]
     assert told["held_out"] == 5
-    assert told["before"].keys() == told["after"].keys() == {"reward", "sampled_reward"}
+    numbers = {"reward", "sampled_reward", "proxy", "length", "kl"}
+    assert told["before"].keys() == told["after"].keys() == numbers | {"diversity"}
+    assert told["before"]["diversity"]["texts"] == 5
     assert [record["step"] for record in records(run, "validation")] == [3, 6]
+    assert all(numbers <= record.keys() for record in records(run, "validation"))
+
+
+def test_the_rewards_are_told_by_how_far_the_policy_has_gone(policy_run):
+    kind, run = policy_run
+    told = RunDirectory(run).read_evals()["ppo" if kind == "ppo" else "grpo"]
+    curve = told["overoptimisation"]
+    measured = [told["before"], *records(run, "validation")]
+    assert [point["label"] for point in curve["points"]] == ["step 0", "step 3", "step 6"]
+    for name, key in {"kl": "kl", "proxy": "proxy", "gold": "sampled_reward"}.items():
+        assert [point[name] for point in curve["points"]] == [record[key] for record in measured]
+    assert curve["points"][0]["kl"] == 0
+    assert curve["points"][-1]["kl"] == told["after"]["kl"] > 1e-4
+    assert all(point["proxy"] == point["gold"] for point in curve["points"])
+    page = (run / "report.html").read_text()
+    assert "Is the reward still worth what it says?" in page
+    assert "Does it still say different things?" in page
 
 
 def test_each_step_tells_of_its_rollout_and_its_update(policy_run):

@@ -5,6 +5,7 @@ evals.json and gives None where there is nothing.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from vesalius.train.report.distillation import student
 from vesalius.train.report.finding import Finding
@@ -30,8 +31,8 @@ FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     process,
     calibration,
     length_bias,
-    overoptimisation,
-    diversity,
+    *(partial(overoptimisation, stage=stage) for stage in ("reward", "grpo", "ppo")),
+    *(partial(diversity, stage=stage) for stage in ("grpo", "ppo")),
     alignment_tax,
     learned_from,
     left_out,
