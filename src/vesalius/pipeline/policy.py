@@ -16,6 +16,7 @@ from vesalius.align.policy.objective import COMPARISONS_OF, VARIANTS, PolicyGrad
 from vesalius.align.policy.ppo import ActorCritic, ProximalPolicy
 from vesalius.align.policy.rollouts import Judge, RolloutPlan, Rollouts, RolloutStats
 from vesalius.align.rewards.compose import build_reward, judge_many
+from vesalius.align.rewards.learned import open_reward
 from vesalius.core.errors import UserError
 from vesalius.data.split import split_items
 from vesalius.data.task import Task
@@ -106,13 +107,14 @@ def _reinforce(
         overlong=section.overlong,
         overlong_tokens=section.overlong_tokens,
     )
-    rollouts = Rollouts(train, sampler, judge_of(section.rewards), credit, plan)
+    judge = judge_of(section.rewards, life.device)
+    rollouts = Rollouts(train, sampler, judge, credit, plan)
     if rollouts.dropped:
         life.display.say(
             f"{len(rollouts.dropped)} of {len(train)} tasks leave no room to answer in {section.context} tokens: they "
             f"are left out (first: {rollouts.dropped[0]})"
         )
-    measured = _held_out_tasks(section, sampler, credit, held_out)
+    measured = _held_out_tasks(section, sampler, judge, credit, held_out)
     _record(life, stage, "before", measured)
     watchers = [RolloutStats(rollouts), Validation(section.validate_every, lambda _: measured.numbers())]
     train_module(life, stage, section, module, rollouts, objective, watchers)
@@ -121,7 +123,7 @@ def _reinforce(
     draw_curve(life, stage)
 
 
-def judge_of(section: RewardsSection) -> Judge:
+def judge_of(section: RewardsSection, device: str = "cpu") -> Judge:
     """What answers earn by a section. UserError for a reward that does not exist."""
     reward = build_reward(
         section.weights,
@@ -129,11 +131,14 @@ def judge_of(section: RewardsSection) -> Judge:
         partial=section.partial,
         free_length=section.free_length,
         most_length=section.most_length,
+        learned=None if section.model is None else open_reward(section.model, device),
     )
     return lambda tasks, answers: [float(verdict) for verdict in judge_many(reward, tasks, answers)]
 
 
-def _held_out_tasks(section: PolicySection, sampler: Sampler, credit: Credit, held_out: Sequence[Task]) -> HeldOutTasks:
+def _held_out_tasks(
+    section: PolicySection, sampler: Sampler, judge: Judge, credit: Credit, held_out: Sequence[Task]
+) -> HeldOutTasks:
     """UserError where none of the tasks that were held out leaves room to answer."""
     tasks = list(islice((task for task in held_out if sampler.fits(task.messages)), section.measured_tasks))
     if not tasks:
@@ -144,7 +149,7 @@ def _held_out_tasks(section: PolicySection, sampler: Sampler, credit: Credit, he
         drawn=sampler,
         likeliest=Sampler(sampler.model, sampler.tokenizer, replace(sampler.dialogue, temperature=0.0)),
         gold=judge_of(gold),
-        proxy=None if section.rewards == gold else judge_of(section.rewards),
+        proxy=None if section.rewards == gold else judge,
         scores=credit.scores,
         seed=section.seed,
     )
