@@ -73,6 +73,9 @@ def _check_names(recipe: Recipe) -> None:
     for name, read in READERS.items():
         if specs := getattr(recipe.data, name):
             read(specs)
+    if recipe.panel is not None:
+        read_documents(recipe.panel.text)
+        read_tasks(recipe.panel.tasks)
     if recipe.constitution is not None:
         load_constitution(recipe.constitution.file)
     if recipe.distill is not None and recipe.distill.teacher is not None:
