@@ -80,6 +80,25 @@ def test_a_resumed_run_does_not_measure_again(panel_run: Path):
     assert RunDirectory(panel_run).read_evals()["seconds"]["eval"] < before + 0.5
 
 
+@pytest.mark.parametrize(("remedy", "metric"), [("replay = 0.5", None), ("anchor = 3.0", "anchor")])
+def test_a_remedy_forgets_less(remedy: str, metric: str | None, panel_run: Path, tiny_run: Path, tmp_path: Path):
+    """The same run with text replayed, or held near where it began."""
+    recipe = (panel_run.parent / "panel.toml").read_text()
+    texts = tiny_run.parent / "texts" / "*.py"
+    changed = recipe.replace("[panel]", f'{remedy}\nreplay_text = ["{texts}"]\n[panel]')
+    (tmp_path / "remedy.toml").write_text(changed)
+    done = called("run", tmp_path / "remedy.toml", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    without, found = (RunDirectory(path).read_evals()["panel"] for path in (panel_run, tmp_path / "run"))
+    assert found["before"] == without["before"]
+    lost, kept = (side["after"]["bits_per_byte"] - side["before"]["bits_per_byte"] for side in (without, found))
+    assert kept < 0.7 * lost
+    steps = [record for record in RunDirectory(tmp_path / "run").read_metrics() if record["kind"] == "step"]
+    assert metric is None or (steps[0][metric] == 0 and steps[-1][metric] > 0)
+    sources = RunDirectory(tmp_path / "run").read_evals()["learned_from"]["sft"]
+    assert [source["share"] for source in sources] == ([0.5, 0.5] if metric is None else [1.0])
+
+
 def test_text_is_many_short_pieces_always_the_same_ones():
     documents = [Document(f"{i} " + "é" * 5000, f"{i}", f"{i}") for i in range(40)]
     found = list(pieces(documents, 5000))

@@ -73,6 +73,8 @@ def _check_names(recipe: Recipe) -> None:
     for name, read in READERS.items():
         if specs := getattr(recipe.data, name):
             read(specs)
+    if recipe.sft is not None and recipe.sft.replay:
+        read_documents(recipe.sft.replay_text)
     if recipe.panel is not None:
         read_documents(recipe.panel.text)
         read_tasks(recipe.panel.tasks)
