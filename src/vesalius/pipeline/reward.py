@@ -43,4 +43,4 @@ def _by_scores(life: Life, section: RewardSection) -> dict[str, Any]:
 
 
 def _lengths(found: HeldOut) -> Any:
-    return found.items.answer_lengths[found.order]
+    return found.items.items.answer_lengths[found.order]

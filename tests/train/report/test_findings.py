@@ -49,7 +49,8 @@ def test_a_reward_model_is_told_by_its_held_out_pairs(tmp_path: Path) -> None:
         "Is it as sure as it may be?",
         "Does it like length?",
     ]
-    assert "The longer answer has the higher reward 75 %" in page
+    assert "The longer answer is preferred 75 %" in page
+    assert "Right where the better answer is the longer one 100 %" in page
     assert "The longer answer is the better one 50 %" in page
     assert (tmp_path / "run" / "report.html").read_text("utf-8").count('<figure class="plot"') == 2
 

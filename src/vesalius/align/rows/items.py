@@ -53,6 +53,11 @@ class Items:
         prompt, *answers = (self.spans[first + part] for part in range(self.answers + 1))
         return Item(prompt[0], answers)
 
+    @property
+    def answer_lengths(self) -> Ids:
+        """(N, answers) tokens of each answer."""
+        return self.spans.lengths.reshape(len(self), -1)[:, 1:]
+
     def lengths(self, layout: Layout) -> Ids:
         """The places that each item takes in a row."""
         parts = self.spans.lengths.reshape(-1, self.answers + 1).tolist()

@@ -30,7 +30,7 @@ FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     scores,
     process,
     calibration,
-    length_bias,
+    *(partial(length_bias, stage=stage) for stage in ("reward", "dpo")),
     *(partial(overoptimisation, stage=stage) for stage in ("reward", "grpo", "ppo")),
     *(partial(diversity, stage=stage) for stage in ("grpo", "ppo")),
     alignment_tax,

@@ -1,11 +1,11 @@
 """Findings about what goes wrong where a model is tuned by rewards: each is drawn where a run has measured it.
 
 STAGE.overoptimisation           {"method", "points": [{"kl", "proxy", "gold", "label"}, …], "turn": {…} or None}
-reward.length_bias               {"correlation", "longer_preferred", "longer_better", "pairs"}
+STAGE.length_bias                {"correlation", "longer_preferred", "longer_better", "accuracy_longer", …}
 STAGE.before.diversity, .after.  {"distinct_1", "distinct_2", "self_bleu", "entropy"}
 alignment_tax                    [{"name", "before", "after", "change", "worse"}, …]
 
-as evals/overoptimisation, length_bias, diversity and alignment_tax make them; STAGE is grpo, ppo or reward.
+as evals/overoptimisation, length_bias, diversity and alignment_tax make them; STAGE is grpo, ppo, dpo or reward.
 """
 
 import math
@@ -20,6 +20,14 @@ MEASURES = {
     "distinct_2": ("Different pairs of words, of all", formats.percent),
     "self_bleu": ("Self-BLEU: 1 where all say the same", formats.significant),
     "entropy": ("Entropy of pairs of words, bits", formats.significant),
+}
+LENGTHS = {
+    "longer_preferred": ("The longer answer is preferred", formats.percent),
+    "longer_better": ("The longer answer is the better one", formats.percent),
+    "accuracy_longer": ("Right where the better answer is the longer one", formats.percent),
+    "accuracy_shorter": ("Right where the better answer is the shorter one", formats.percent),
+    "margin_correlation": ("Correlation of margin and difference in length", formats.significant),
+    "correlation": ("Correlation of reward and length", formats.significant),
 }
 BEGINNINGS = {
     "policy": "The proxy is what the policy was trained with, gold what it stands for.",
@@ -71,27 +79,21 @@ def _turn(last: Record, turn: Record | None, *, honest: bool) -> str:
     )
 
 
-def length_bias(run: Run) -> Finding | None:
-    """How much of what is rewarded is length; of a reward model's held-out pairs, or of a policy's answers."""
-    found = run.amounts("length_bias") or run.amounts("reward", "length_bias")
-    if "correlation" not in found and "longer_preferred" not in found:
+def length_bias(run: Run, stage: str) -> Finding | None:
+    """How much of what is preferred is length: of a reward model, or of a model that learned from pairs."""
+    found = run.amounts(stage, "length_bias")
+    rows = [(title, words(found[key])) for key, (title, words) in LENGTHS.items() if key in found]
+    if not rows:
         return None
-    names = {
-        "longer_preferred": "The longer answer has the higher reward",
-        "longer_better": "The longer answer is the better one",
-    }
-    rows = [(title, formats.percent(found[key])) for key, title in names.items() if key in found]
-    rows += (
-        [("Correlation of reward and length", formats.significant(found["correlation"]))]
-        if "correlation" in found
-        else []
-    )
     return Finding(
         title="Does it like length?",
-        lede="Where the longer answer is rewarded more often than it is better, length is paid for its own sake, and a "
-        "policy will find that out.",
-        head=("", "Held-out pairs" if "longer_preferred" in found else "Answers"),
+        lede="Where the longer answer is preferred more often than it is better, length is paid for its own sake, and "
+        "a policy will find that out. Then it is right more often, too, where the better answer is the longer one.",
+        head=("", "Held-out pairs"),
         rows=rows,
+        aside="Preferred is what the reward model gives the higher reward."
+        if stage == "reward"
+        else "Preferred is the answer that has gained more log-probability since the stage began.",
     )
 
 
