@@ -29,3 +29,13 @@ def test_answers_of_one_length_tell_nothing_and_ties_count_half() -> None:
     assert length_bias([[1, 0]], [[5, 5]]).longer_preferred is None
     found = length_bias([[1, 1], [2, 0]], [[5, 4], [4, 4]])
     assert (found.longer_preferred, found.longer_better, found.pairs) == (0.5, 1.0, 1)
+
+
+def test_accuracy_is_told_apart_by_which_answer_is_longer() -> None:
+    rewards = [[2, 1], [1, 3], [4, 2], [1, 1], [5, 0]]
+    lengths = [[9, 4], [8, 3], [2, 6], [1, 7], [4, 4]]
+    found = length_bias(rewards, lengths)
+    assert (found.accuracy_longer, found.accuracy_shorter) == (0.5, 0.75)
+    assert found.margin_correlation == pytest.approx(pearsonr([1, -2, 2, 0, 5], [5, 5, -4, -6, 0]).statistic)
+    alike = length_bias([[1, 0]], [[2, 2]])
+    assert (alike.accuracy_longer, alike.accuracy_shorter, alike.margin_correlation) == (None, None, None)

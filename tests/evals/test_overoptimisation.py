@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from vesalius.evals.overoptimisation import Fit, Point, best_of_n, best_of_n_kl, fit, turn
+from vesalius.evals.overoptimisation import Fit, Point, best_of_n, best_of_n_kl, fit, noise_of, turn
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 100])
@@ -53,7 +53,14 @@ def test_the_proxy_rises_and_a_gold_that_it_misses_turns() -> None:
     assert found.lost > 0
     assert found.proxy_rise > 0
     assert turn(best_of_n(proxy, proxy, [1, 4, 16])) is None
+    assert turn(points, noise=found.lost) is None
     assert turn([]) is None
+
+
+def test_noise_is_twice_the_standard_error_of_a_difference_of_shares() -> None:
+    draws = np.random.default_rng(0).binomial(100, 0.3, size=(2, 200_000)) / 100
+    points = [Point(kl=0.0, proxy=0.0, gold=0.3), Point(kl=1.0, proxy=0.0, gold=0.1)]
+    assert noise_of(points, 100) == pytest.approx(2 * (draws[0] - draws[1]).std(), rel=0.01)
 
 
 def test_what_was_not_drawn_cannot_be_told() -> None:

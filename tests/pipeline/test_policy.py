@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny import called
 
+from vesalius.align.scoring.files import save_scoring_model
+from vesalius.align.scoring.model import ScoringModel
 from vesalius.core.errors import UserError
 from vesalius.core.recipes import build_recipe
 from vesalius.core.run_directory import RunDirectory
@@ -22,6 +24,7 @@ from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
 
 SETTINGS = """steps = 6
 learning_rate = 3e-3
+entropy_weight = 0.1
 prompts = 4
 max_tokens = 8
 context = 96
@@ -33,6 +36,7 @@ SECTIONS = {
     "grpo": f"[grpo]\ngroup = 4\n{SETTINGS}",
     "rloo": f'[grpo]\nvariant = "rloo"\ngroup = 4\nminibatches = 2\nkl_in = "reward"\nkl_weight = 0.05\n{SETTINGS}',
     "ppo": f"[ppo]\ngroup = 2\nkl_weight = 0.05\n{SETTINGS}",
+    "hacked": f"[grpo]\ngroup = 4\nrewards.weights = {{ verified = 1.0, model = 2.0 }}\n{SETTINGS}",
     "lora": f"[adapter]\nlora_r = 4\n[grpo]\ngroup = 4\n{SETTINGS}",
 }
 
@@ -42,7 +46,12 @@ def write_run(folder: Path, kind: str, model: Path) -> Path:
     data = folder / "tasks.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"What is {i}?", "answer": i}) + "\n" for i in range(40)))
     path = folder / f"{kind}.toml"
-    path.write_text(f'model = "{model}"\n[data]\ntasks = ["{data}"]\nvalidation_fraction = 0.3\n{SECTIONS[kind]}')
+    text = f'model = "{model}"\n[data]\ntasks = ["{data}"]\nvalidation_fraction = 0.3\n{SECTIONS[kind]}'
+    if kind == "hacked":
+        writer, tokenizer = open_model(model)
+        save_scoring_model(folder / "reward", ScoringModel.on(writer), tokenizer)
+        text += f'rewards.model = "{folder / "reward"}"\n'
+    path.write_text(text)
     return path
 
 
@@ -63,8 +72,27 @@ def test_held_out_tasks_are_measured_before_after_and_in_between(policy_run):
     stage = "ppo" if kind == "ppo" else "grpo"
     told = RunDirectory(run).read_evals()[stage]
     assert told["held_out"] == 5
-    assert told["before"].keys() == told["after"].keys() == {"reward", "sampled_reward"}
+    numbers = {"reward", "sampled_reward", "proxy", "length", "kl"}
+    assert told["before"].keys() == told["after"].keys() == numbers | {"diversity"}
+    assert told["before"]["diversity"]["texts"] == 5
     assert [record["step"] for record in records(run, "validation")] == [3, 6]
+    assert all(numbers <= record.keys() for record in records(run, "validation"))
+
+
+def test_the_rewards_are_told_by_how_far_the_policy_has_gone(policy_run):
+    kind, run = policy_run
+    told = RunDirectory(run).read_evals()["ppo" if kind == "ppo" else "grpo"]
+    curve = told["overoptimisation"]
+    measured = [told["before"], *records(run, "validation")]
+    assert [point["label"] for point in curve["points"]] == ["step 0", "step 3", "step 6"]
+    for name, key in {"kl": "kl", "proxy": "proxy", "gold": "sampled_reward"}.items():
+        assert [point[name] for point in curve["points"]] == [record[key] for record in measured]
+    assert curve["points"][0]["kl"] == 0
+    assert curve["points"][-1]["kl"] == told["after"]["kl"] > 1e-4
+    assert all((point["proxy"] == point["gold"]) == (kind != "hacked") for point in curve["points"])
+    page = (run / "report.html").read_text()
+    assert "Is the reward still worth what it says?" in page
+    assert "Does it still say different things?" in page
 
 
 def test_each_step_tells_of_its_rollout_and_its_update(policy_run):
@@ -127,12 +155,23 @@ def test_the_sections_become_the_objectives():
         ("grpo", {"kl_target": 2.0}, "must not begin at 0"),
         ("grpo", {"importance_cap": 2.0, "temperature": 0.7}, "tells probabilities at 1"),
         ("grpo", {"tool": "calculator"}, "more turns than one go with a tool"),
+        ("grpo", {"rewards": {"model": "a"}}, "a reward model needs a weight by"),
+        ("ppo", {"rewards": {"weights": {"model": 1.0}}}, "and that name a reward model"),
         ("ppo", {"minibatches": 1000}, "minibatches = 1000 of 128 answers"),
     ],
 )
 def test_what_does_not_go_together_is_told(section, settings, message):
     with pytest.raises(UserError, match=message):
         build_recipe({"model": "a", "data": "tasks:arithmetic", section: {"steps": 1, **settings}}, Recipe)
+
+
+def test_a_reward_model_that_is_none_is_told_before_anything_is_computed(tiny_run, tmp_path):
+    recipe = write_run(tmp_path, "grpo", tiny_run)
+    recipe.write_text(f'{recipe.read_text()}rewards.weights = {{ model = 1.0 }}\nrewards.model = "{tiny_run}"\n')
+    done = called("run", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "which scores nothing: give a model that `vesalius run reward`" in " ".join(done.stderr.split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_in_tokens_is_refused():

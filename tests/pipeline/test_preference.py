@@ -71,6 +71,21 @@ def test_a_run_learns_to_prefer_what_was_held_out(preference_run) -> None:
     assert "vesalius chat" in printed
 
 
+def test_pairs_are_told_apart_by_which_answer_is_longer(preference_run) -> None:
+    """Both kinds together are right as often as all are, but for the pairs of two answers of one length."""
+    kind, path, _ = preference_run
+    if kind == "kto":
+        return
+    results = RunDirectory(path).read_evals()["dpo"]
+    found = results["length_bias"]
+    longer, shorter = (found[name] or 0.0 for name in ("accuracy_longer", "accuracy_shorter"))
+    right = found["pairs"] * (found["longer_better"] * longer + (1 - found["longer_better"]) * shorter)
+    rest = results["after"]["accuracy"] * results["held_out"] - right
+    assert found["pairs"] > 8
+    assert -1e-3 < rest < results["held_out"] - found["pairs"] + 1e-3
+    assert "Does it like length?" in (path / "report.html").read_text()
+
+
 def test_the_kl_to_the_reference_is_measured_where_there_is_one(preference_run) -> None:
     kind, path, _ = preference_run
     results = RunDirectory(path).read_evals()["kto" if kind == "kto" else "dpo"]

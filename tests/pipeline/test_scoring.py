@@ -174,6 +174,25 @@ def test_what_does_not_fit_together_is_one_line(sections: dict, message: str):
         build_recipe({"model": "runs/a"} | sections, Recipe)
 
 
+def test_a_reward_model_chooses_among_answers_of_the_model_that_it_was(tiny_run: Path, tmp_path: Path):
+    """And a run that was stopped after it had learned draws the same answers again."""
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("".join(json.dumps({"prompt": f"What is {i}?", "answer": i % 10}) + "\n" for i in range(40)))
+    recipe = write_run(tmp_path, "pairs", tiny_run, "best_of = 6\nanswered_tasks = 5\nanswer_tokens = 8\n")
+    recipe.write_text(recipe.read_text().replace("[data]", f'[data]\ntasks = ["{tasks}"]'))
+    done = called("run", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    run = RunDirectory(tmp_path / "run")
+    results = run.read_evals()["reward"]
+    points = results["overoptimisation"]["points"]
+    assert [point["label"] for point in points] == ["n = 1", "n = 2", "n = 4"]
+    assert points[0]["proxy"] < points[1]["proxy"] < points[2]["proxy"]
+    assert "Of n answers the one that the reward model likes best" in run.report.read_text()
+    run.add_evals(reward={})
+    assert called("run", "--resume", "--out", tmp_path / "run").returncode == 0
+    assert run.read_evals()["reward"] == results
+
+
 @pytest.mark.parametrize("kind", ["pairs", "steps"])
 def test_an_adapter_trains_in_place_of_the_model_and_is_merged_into_what_is_saved(
     kind: str, tiny_run: Path, tmp_path: Path

@@ -18,12 +18,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
 from vesalius.core.errors import UserError
 from vesalius.data.messages import Message, read_message, read_system, read_turns, shown
+from vesalius.data.mistaken_tasks import mistaken_sources
 from vesalius.data.preference import Messages, Pair, Rating, ScoredAnswer
 from vesalius.data.python_preferences import python_pairs
 from vesalius.data.row_sources import read_sources
@@ -37,16 +38,22 @@ _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 def read_pairs(specs: Sequence[str]) -> Iterator[Pair]:
-    """The pairs of every spec in order: `pairs:python`, a path, a glob, or `hf:owner/name[:split]`.
+    """The pairs of every spec in order: `pairs:python`, tasks with a right and a wrong answer (`tasks:arithmetic`), a
+    path, a glob, or `hf:owner/name[:split]`.
 
     Files and errors are those of `conversations.read_conversations`.
     """
-    return read_sources(specs, {"pairs:python": python_pairs}, _pair)
+    return read_sources(specs, _made(specs), _pair)
 
 
 def read_ratings(specs: Sequence[str]) -> Iterator[Rating]:
     """The rated answers of every spec in order, also those that pairs are made of."""
-    return read_sources(specs, {"pairs:python": lambda: _unpaired(python_pairs())}, _ratings)
+    made = {name: lambda make=make: _unpaired(make()) for name, make in _made(specs).items()}
+    return read_sources(specs, made, _ratings)
+
+
+def _made(specs: Sequence[str]) -> dict[str, Callable[[], Iterator[Pair]]]:
+    return {"pairs:python": python_pairs, **mistaken_sources(specs)}
 
 
 def read_scores(specs: Sequence[str]) -> Iterator[ScoredAnswer]:

@@ -65,7 +65,7 @@ def entropy(words: Sequence[Sequence[str]], n: int) -> float:
     """Bits of the distribution of the n-grams of all texts; 0 where there are none."""
     counts = _all_grams(words, n)
     total = counts.total()
-    return -sum(count / total * math.log2(count / total) for count in counts.values())
+    return sum(count / total * math.log2(total / count) for count in counts.values())
 
 
 def self_bleu(words: Sequence[Sequence[str]], most: int = 4) -> float:

@@ -109,29 +109,40 @@ def _rank_weights(answers: int, n: int) -> npt.NDArray[np.float64]:
     return np.array([math.comb(i, n - 1) / math.comb(answers, n) for i in range(answers)])
 
 
-def turn(points: Sequence[Point]) -> Turn | None:
-    """Where gold is highest, in order of KL; None where it is still highest at the last point."""
+def turn(points: Sequence[Point], noise: float = 0.0) -> Turn | None:
+    """Where gold is highest, in order of KL; None where the last point's is no more than `noise` below that."""
     ordered = sorted(points, key=lambda point: point.kl)
     best = max(ordered, key=lambda point: point.gold, default=None)
-    if best is None or best is ordered[-1]:
+    if best is None or best.gold - ordered[-1].gold <= noise:
         return None
     last = ordered[-1]
     return Turn(kl=best.kl, gold=best.gold, lost=best.gold - last.gold, proxy_rise=last.proxy - best.proxy)
 
 
-def summary(points: Sequence[Point], method: Method) -> dict[str, Any]:
+def summary(points: Sequence[Point], method: Method, *, noise: float = 0.0) -> dict[str, Any]:
     """As evals.json holds it and the report draws it: the points, their turn, and the fit where there are enough points
-    and one of them is the beginning (KL 0).
+    and one of them is the beginning (KL 0). `noise` as in `turn`.
     """
     start = next((point.gold for point in points if point.kl == 0), None)
     enough = sum(point.kl > 0 for point in points) > 1
-    turned = turn(points)
+    turned = turn(points, noise)
     return {
         "method": method,
         "points": [asdict(point) for point in points],
         "turn": None if turned is None else asdict(turned),
         "fit": asdict(fit(points, method, start=start)) if enough and start is not None else None,
     }
+
+
+def noise_of(points: Sequence[Point], answers: int) -> float:
+    """Two standard errors of the difference of two gold means over so many answers, where rewards are from 0 to 1 and
+    so have a variance of g (1 - g) at most.
+
+    >>> noise_of([Point(kl=0.0, proxy=0.5, gold=0.5)], 200)
+    0.1
+    """
+    best = max(point.gold for point in points)
+    return 2 * math.sqrt(2 * best * (1 - best) / answers)
 
 
 def fit(points: Sequence[Point], method: Method, *, start: float) -> Fit:

@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from vesalius.align.rows.encoding import Encoded, encode_conversations
+from vesalius.align.sft.replay import encode_replay, with_replay
 from vesalius.align.sft.sft import PackedConversations
 from vesalius.data.batch import Batch
 from vesalius.data.conversation import Conversation
 from vesalius.data.conversations import read_conversations
-from vesalius.data.split import split_items
+from vesalius.data.documents import read_documents
+from vesalius.data.split import split_documents, split_items
 from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Life
+from vesalius.pipeline.recipe_sections.sft import SftSection
 from vesalius.train.config import TrainConfig
 
 QUICK_VALIDATION_TOKENS = 16_384
@@ -35,6 +38,17 @@ def encode_training(life: Life, stage: str, config: TrainConfig, conversations: 
 def packed(life: Life, config: TrainConfig, encoded: Encoded) -> PackedConversations:
     """Batches of the training side, each source with the share that the recipe gives it."""
     return in_epochs(config, encoded, weights=life.recipe.data.shares)
+
+
+def replayed(life: Life, config: SftSection, encoded: Encoded) -> PackedConversations:
+    """The same with general text among them; how much of it there is stands beside the conversations."""
+    documents = split_documents(read_documents(config.replay_text), life.recipe.data.validation_fraction)
+    text = (document for side, document in documents if side == "train")
+    with life.display.stage("encoding text to replay"):
+        replay = encode_replay(text, life.made[1], config.context)
+    both, weights = with_replay(encoded, replay, config.replay, life.recipe.data.shares)
+    life.add("learned_from", sft=_sources(both, weights))
+    return in_epochs(config, both, weights=weights)
 
 
 def quick_batches(

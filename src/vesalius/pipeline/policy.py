@@ -2,10 +2,9 @@
 answer is worth beside the others; the rest is one function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from torch import nn
 
@@ -17,12 +16,13 @@ from vesalius.align.policy.objective import COMPARISONS_OF, VARIANTS, PolicyGrad
 from vesalius.align.policy.ppo import ActorCritic, ProximalPolicy
 from vesalius.align.policy.rollouts import Judge, RolloutPlan, Rollouts, RolloutStats
 from vesalius.align.rewards.compose import build_reward, judge_many
-from vesalius.align.writer import seed_of
+from vesalius.align.rewards.learned import open_reward
 from vesalius.core.errors import UserError
 from vesalius.data.split import split_items
 from vesalius.data.task import Task
 from vesalius.data.tasks import read_tasks
 from vesalius.hub.directory import save_model
+from vesalius.pipeline.held_out_tasks import HeldOutTasks, draw_curve
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.policy import GrpoSection, PolicySection, PpoSection, RewardsSection
 from vesalius.pipeline.training import autocast_of, train_module
@@ -30,8 +30,6 @@ from vesalius.train.callbacks import Validation
 from vesalius.train.objectives import Objective
 
 TOOLS = {"calculator": calculator}
-
-Measure = Callable[[], dict[str, float]]
 
 
 def grpo(life: Life) -> None:
@@ -109,21 +107,23 @@ def _reinforce(
         overlong=section.overlong,
         overlong_tokens=section.overlong_tokens,
     )
-    rollouts = Rollouts(train, sampler, judge_of(section.rewards), credit, plan)
+    judge = judge_of(section.rewards, life.device)
+    rollouts = Rollouts(train, sampler, judge, credit, plan)
     if rollouts.dropped:
         life.display.say(
             f"{len(rollouts.dropped)} of {len(train)} tasks leave no room to answer in {section.context} tokens: they "
             f"are left out (first: {rollouts.dropped[0]})"
         )
-    measure = _measure(section, sampler, held_out)
-    _record(life, stage, "before", measure, held_out=min(len(held_out), section.measured_tasks))
-    watchers = [RolloutStats(rollouts), Validation(section.validate_every, lambda _: measure())]
+    measured = _held_out_tasks(section, sampler, judge, credit, held_out)
+    _record(life, stage, "before", measured)
+    watchers = [RolloutStats(rollouts), Validation(section.validate_every, lambda _: measured.numbers())]
     train_module(life, stage, section, module, rollouts, objective, watchers)
     save_model(life.run.model, model.eval(), tokenizer)
-    _record(life, stage, "after", measure)
+    _record(life, stage, "after", measured)
+    draw_curve(life, stage)
 
 
-def judge_of(section: RewardsSection) -> Judge:
+def judge_of(section: RewardsSection, device: str = "cpu") -> Judge:
     """What answers earn by a section. UserError for a reward that does not exist."""
     reward = build_reward(
         section.weights,
@@ -131,36 +131,35 @@ def judge_of(section: RewardsSection) -> Judge:
         partial=section.partial,
         free_length=section.free_length,
         most_length=section.most_length,
+        learned=None if section.model is None else open_reward(section.model, device),
     )
     return lambda tasks, answers: [float(verdict) for verdict in judge_many(reward, tasks, answers)]
 
 
-def _measure(section: PolicySection, sampler: Sampler, held_out: Sequence[Task]) -> Measure:
-    """The mean verified reward of the likeliest answers to held-out tasks, and of drawn ones, always by the same
-    seeds."""
-    judge = judge_of(RewardsSection(where=section.rewards.where))
+def _held_out_tasks(
+    section: PolicySection, sampler: Sampler, judge: Judge, credit: Credit, held_out: Sequence[Task]
+) -> HeldOutTasks:
+    """UserError where none of the tasks that were held out leaves room to answer."""
     tasks = list(islice((task for task in held_out if sampler.fits(task.messages)), section.measured_tasks))
     if not tasks:
         raise UserError(f"none of {len(held_out)} held-out tasks can be measured: raise data.validation_fraction")
-    greedy = Sampler(sampler.model, sampler.tokenizer, replace(sampler.dialogue, temperature=0.0))
-
-    def measure() -> dict[str, float]:
-        means = {}
-        for name, by in {"reward": greedy, "sampled_reward": sampler}.items():
-            seeds = [seed_of(section.seed, place) for place in range(len(tasks))]
-            groups = by.sample([task.messages for task in tasks], 1, seeds)
-            rewards = judge(tasks, [episode.answer for (episode,) in groups])
-            means[name] = sum(rewards) / len(rewards)
-        return means
-
-    return measure
+    gold = RewardsSection(where=section.rewards.where)
+    return HeldOutTasks(
+        tasks=tasks,
+        drawn=sampler,
+        likeliest=Sampler(sampler.model, sampler.tokenizer, replace(sampler.dialogue, temperature=0.0)),
+        gold=judge_of(gold),
+        proxy=None if section.rewards == gold else judge,
+        scores=credit.scores,
+        seed=section.seed,
+    )
 
 
-def _record(life: Life, stage: str, when: str, measure: Measure, **facts: Any) -> None:
+def _record(life: Life, stage: str, when: str, measured: HeldOutTasks) -> None:
     """Writes what is measured now into evals.json, where it is not there yet."""
     if when not in life.results(stage):
         with life.timed("eval"), life.display.stage("solving held-out tasks"):
-            life.add(stage, **facts, **{when: measure()})
+            life.add(stage, held_out=len(measured.tasks), **{when: measured.everything()})
 
 
 def _scores(life: Life, section: PolicySection) -> Scores:

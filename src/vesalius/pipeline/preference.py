@@ -5,8 +5,11 @@ end how far the model has gone from its reference, by answers of its own.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
+
+from torch import Tensor
 
 from vesalius.align.preference.kto import KTO
 from vesalius.align.preference.objective import Preference
@@ -18,6 +21,7 @@ from vesalius.align.rows.answer_rows import Layout, can_share_prompts
 from vesalius.align.rows.items import Items, batch_of, each_once
 from vesalius.data.preferences import read_pairs, read_ratings
 from vesalius.data.split import split_items, spread
+from vesalius.evals.length_bias import length_bias
 from vesalius.hub.directory import save_model
 from vesalius.pipeline.left_out import tell_left_out
 from vesalius.pipeline.life import Life
@@ -53,12 +57,16 @@ def dpo(life: Life) -> None:
     )
     batches = PackedPairs(pairs, layout, seed=section.seed, reference=_table(life, section, pairs, layout))
     measured: list[TrainingBatch] = []
-    if others is not None and "after" not in life.results("dpo"):
-        numbers = range(len(others))
-        table = logprobs_of(model, others, numbers, layout, autocast_of(life, section))
-        measured = [batch_of(others, rows, layout, reference=table) for rows in each_once(others, numbers, layout)]
+    table: Tensor | None = None
+    if others is not None and "length_bias" not in life.results("dpo"):
+        table = logprobs_of(model, others, range(len(others)), layout, autocast_of(life, section))
+        rows_once = each_once(others, range(len(others)), layout)
+        measured = [batch_of(others, rows, layout, reference=table) for rows in rows_once]
     facts = {"loss": section.loss, "beta": section.beta, "pairs": len(pairs), "held_out": len(others or ())}
     _learn(life, "dpo", section, batches, objective, measured, facts)
+    if others is not None and table is not None:
+        after = logprobs_of(model, others, range(len(others)), layout, autocast_of(life, section))
+        life.add("dpo", length_bias=asdict(length_bias(section.beta * (after - table), others.answer_lengths)))
     _measure_kl(life, "dpo", section, reference, others, layout)
 
 

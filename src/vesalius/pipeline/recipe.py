@@ -4,7 +4,7 @@
     → [reward] | [prm] → [heads] → [eval]
 
 [best_of_n], [star] and [constitution] make conversations for [sft]; [constitution] and [self_rewarding] make pairs for
-[dpo] and [kto].
+[dpo] and [kto]. [panel] asks what the model lost of what it could do before.
 
 A stage whose section is missing is not run. Training starts either from fresh weights (`[tokenizer]` and a shape in
 `[model]`) or from a model that exists (`model.start`). A new way of training is a section here, a row in
@@ -29,6 +29,7 @@ from vesalius.pipeline.recipe_sections.making import (
     SelfRewardingSection,
     StarSection,
 )
+from vesalius.pipeline.recipe_sections.panel import PanelSection
 from vesalius.pipeline.recipe_sections.policy import GrpoSection, PpoSection
 from vesalius.pipeline.recipe_sections.preference import DpoSection, KtoSection
 from vesalius.pipeline.recipe_sections.scoring import PrmSection, RewardSection
@@ -168,6 +169,7 @@ class Recipe(Section):
     reward: RewardSection | None = None
     prm: PrmSection | None = None
     heads: HeadsSection | None = None
+    panel: PanelSection | None = None
     eval: EvalSection | None = None
 
     @property
@@ -240,6 +242,11 @@ class Recipe(Section):
         self._check_scoring()
         if self.adapter and not self.tunes:
             raise ValueError("[adapter] is what a tuning stage trains: add one, for example [sft]")
+        if self.panel and (self.scores or not self.tunes):
+            raise ValueError(
+                "[panel] asks a model that was adapted and still writes what it lost: add a stage such as [sft] and no "
+                "[reward] or [prm], or remove [panel]"
+            )
         if self.heads and not (self.data.text or self.data.conversations):
             raise ValueError("[heads] needs data.text or data.conversations: what the model is to write, or the like")
         if self.model.start is None and not (self.tokenizer and (self.train or self.sft)):

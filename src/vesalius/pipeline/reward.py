@@ -8,6 +8,7 @@ from vesalius.align.scoring.reward import BradleyTerry, Regression
 from vesalius.data.preferences import read_pairs, read_scores
 from vesalius.data.split import split_items
 from vesalius.evals.reward_quality import pair_quality, score_quality
+from vesalius.pipeline.best_of import choose, draw
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.recipe_sections.scoring import RewardSection
 from vesalius.pipeline.scoring import HeldOut, Scoring, train_scoring
@@ -18,7 +19,10 @@ def reward(life: Life) -> None:
     section = life.recipe.reward
     if section is None or life.results("reward"):
         return
+    drawn = draw(life, section)
     results = {"pairs": _by_pairs, "scores": _by_scores}[section.learn](life, section)
+    if drawn is not None:
+        results["overoptimisation"] = choose(life, drawn)
     life.run.add_evals(reward={"learn": section.learn} | results)
 
 
@@ -39,4 +43,4 @@ def _by_scores(life: Life, section: RewardSection) -> dict[str, Any]:
 
 
 def _lengths(found: HeldOut) -> Any:
-    return found.items.answer_lengths[found.order]
+    return found.items.items.answer_lengths[found.order]

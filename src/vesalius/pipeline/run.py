@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vesalius.align.making.constitution import load_constitution
+from vesalius.align.scoring.files import scoring_facts
 from vesalius.core.errors import Interrupted, UserError
 from vesalius.core.files import atomic_write
 from vesalius.core.hardware import hardware_line
@@ -72,10 +73,18 @@ def _check_names(recipe: Recipe) -> None:
     for name, read in READERS.items():
         if specs := getattr(recipe.data, name):
             read(specs)
+    if recipe.sft is not None and recipe.sft.replay:
+        read_documents(recipe.sft.replay_text)
+    if recipe.panel is not None:
+        read_documents(recipe.panel.text)
+        read_tasks(recipe.panel.tasks)
     if recipe.constitution is not None:
         load_constitution(recipe.constitution.file)
     if recipe.distill is not None and recipe.distill.teacher is not None:
         model_path(recipe.distill.teacher)
+    for policy in (recipe.grpo, recipe.ppo):
+        if policy is not None and policy.rewards.model is not None:
+            scoring_facts(policy.rewards.model)
     if recipe.model.start is not None:
         model_path(recipe.model.start)
 

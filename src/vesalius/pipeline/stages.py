@@ -4,7 +4,8 @@ run passes quickly.
     text → tokenizer → shards → [train] → [adapter] → [sft] → [distill] → [dpo] → [kto] → [grpo] → [ppo]
     → [reward] | [prm] → [heads] → [eval]
 
-[best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it.
+[best_of_n], [star], [constitution] and [self_rewarding] make data before the stages that train on it. [panel] measures
+the model before the first stage behind [train] and after the last.
 
 Whatever a stage makes is complete or absent: the tokenizer and the shards appear by a rename, training goes on from its
 newest checkpoint.
@@ -30,6 +31,7 @@ from vesalius.pipeline.evaluation import answer_before, describe_model, evaluate
 from vesalius.pipeline.heads import train_heads
 from vesalius.pipeline.life import Life
 from vesalius.pipeline.making import check_tasks, make_conversations, make_pairs
+from vesalius.pipeline.panel import panel_after, panel_before
 from vesalius.pipeline.policy import grpo, ppo
 from vesalius.pipeline.preference import dpo, kto
 from vesalius.pipeline.prm import prm
@@ -133,6 +135,7 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     pretrain,
     sample_base,
     make_conversations,
+    panel_before,
     prepare_student,
     answer_before,
     adapt,
@@ -147,6 +150,7 @@ STAGES: tuple[Callable[[Life], None], ...] = (
     reward,
     prm,
     keep_adapter,
+    panel_after,
     train_heads,
     evaluate,
 )

@@ -22,9 +22,11 @@ from vesalius.pipeline.conversations import (
     encode_training,
     packed,
     quick_batches,
+    replayed,
     split_conversations,
 )
 from vesalius.pipeline.life import Life
+from vesalius.train.anchor import Anchored
 from vesalius.train.callbacks import ExpertLoad, RunLogger, Throughput, Validation
 from vesalius.train.checkpoints import Checkpoints
 from vesalius.train.config import TrainConfig
@@ -73,7 +75,8 @@ def tune(life: Life) -> None:
     def measure(model: nn.Module) -> Mapping[str, float]:
         return {"loss": mean_loss(model, fixed, dtype)} if fixed else {}
 
-    _train(life, "sft", config, packed(life, config, encoded), measure, noise=config.neftune_alpha)
+    batches = replayed(life, config, encoded) if config.replay else packed(life, config, encoded)
+    _train(life, "sft", config, batches, measure, noise=config.neftune_alpha)
     if life.recipe.train is not None and "after_sft" not in life.results("bits_per_byte"):
         with life.timed("eval"), life.display.stage("measuring bits per byte"):
             shards = TokenShards(life.run.data, "validation", tokenizer)
@@ -142,6 +145,8 @@ def train_module(
         RunLogger(life.run, stage),
         life.display.training(stage),
     ]
+    if config.anchor:
+        objective = Anchored.at(module, objective, config.anchor)
     optimizer, schedule = build_optimizer(module, config), build_schedule(config)
     with life.timed(stage), recomputed(module) if config.recompute else contextlib.nullcontext():
         result = fit(module, batches, objective, optimizer, schedule, callbacks, config=config)

@@ -71,6 +71,8 @@ class TrainConfig(Section):
     moe_balance: NotNegative = 0.0  # weight of the load-balancing loss of a mixture of experts, usually 0.01
     moe_z: NotNegative = 0.0  # weight of its router's z-loss, usually 0.001
 
+    anchor: NotNegative = 0.0  # weight of the squared distance to where the stage began (anchor.py), usually 0.01 to 1
+
     batch_tokens: Count = 4096
     context: Count = 256
     micro_batch_rows: Count | None = None  # rows that go through the model at once; None: the whole batch

@@ -138,7 +138,7 @@ def test_a_state_through_json_goes_on_exactly(before, kind, plan, tokenizer):
     for _ in range(4):
         one, other = next(source), next(resumed)
         assert same(one, other)
-        assert resumed.credit.kl.weight == source.credit.kl.weight
+        assert resumed.credit.scores.kl.weight == source.credit.scores.kl.weight
         learn(model, one)
         learn(resumed_model, other)
 

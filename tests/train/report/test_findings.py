@@ -19,8 +19,8 @@ PAIRS = {"learn": "pairs"} | pair_quality(
 STEPS = {"separator": "\n"} | step_quality([[0.9, 0.2], [0.8, 0.9]], [[True, False], [True, True]])
 SCORES = {"learn": "scores"} | score_quality([1.0, 2.0, 4.0], [1.5, 2.5, 3.0])
 COLLAPSE = {
-    "before": vars(diversity(["the cat sat on the mat", "four dogs ran", "we sang"])),
-    "after": vars(diversity(["the cat sat on the mat"] * 3)),
+    "before": {"diversity": vars(diversity(["the cat sat on the mat", "four dogs ran", "we sang"]))},
+    "after": {"diversity": vars(diversity(["the cat sat on the mat"] * 3))},
 }
 
 
@@ -49,7 +49,8 @@ def test_a_reward_model_is_told_by_its_held_out_pairs(tmp_path: Path) -> None:
         "Is it as sure as it may be?",
         "Does it like length?",
     ]
-    assert "The longer answer has the higher reward 75 %" in page
+    assert "The longer answer is preferred 75 %" in page
+    assert "Right where the better answer is the longer one 100 %" in page
     assert "The longer answer is the better one 50 %" in page
     assert (tmp_path / "run" / "report.html").read_text("utf-8").count('<figure class="plot"') == 2
 
@@ -93,22 +94,23 @@ def test_the_turn_of_the_gold_curve_is_told(tmp_path: Path) -> None:
     proxy = [[float(answer) for answer in range(8)]]
     gold = [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 0.0]]
     points = best_of_n(proxy, gold, [1, 2, 4, 8])
-    page = page_of(tmp_path, overoptimisation=summary(points, "best_of_n"))
+    page = page_of(tmp_path, reward={"overoptimisation": summary(points, "best_of_n")})
     assert "Gold is highest at 0.19 nats; from there on the proxy rises by 2.00 and gold falls by 2.82." in page
-    assert "n = 8 1.20 7.00 0.00" in page
+    assert "Beginning: n = 1 0.00 3.50 2.38 Highest gold: n = 2 0.19 5.00 2.82 End: n = 8 1.20 7.00 0.00" in page
     assert headings(tmp_path) == ["Is the reward still worth what it says?"]
 
 
 def test_a_gold_curve_that_does_not_turn_is_told_too(tmp_path: Path) -> None:
     points = best_of_n([[0.0, 1.0, 2.0]], [[0.0, 1.0, 2.0]], [1, 3])
-    assert "Gold was still rising at 0.43 nats." in page_of(tmp_path, overoptimisation=summary(points, "best_of_n"))
+    page = page_of(tmp_path, reward={"overoptimisation": summary(points, "best_of_n")})
+    assert "What is optimised is the gold reward itself. Up to 0.43 nats gold does not turn" in page
 
 
 def test_collapse_and_tax_stand_before_and_after(tmp_path: Path) -> None:
     rows = as_evals(
         alignment_tax({"bits_per_byte": 1.0, "sums_accuracy": 0.2}, {"bits_per_byte": 1.1, "sums_accuracy": 0.5})
     )
-    page = page_of(tmp_path, diversity=COLLAPSE, alignment_tax=rows)
+    page = page_of(tmp_path, ppo=COLLAPSE, alignment_tax=rows)
     assert "Self-BLEU: 1 where all say the same 0.00 1.00" in page
     assert "1 of 2 became worse" in page
     assert "Bits per byte 1.000 1.100 +10 % worse Sums accuracy 0.200 0.500 +150 % not worse" in page
@@ -120,8 +122,8 @@ def test_collapse_and_tax_stand_before_and_after(tmp_path: Path) -> None:
         {},
         {"reward": {"learn": "pairs"}},
         {"prm": {"separator": "\n"}},
-        {"overoptimisation": {"points": []}},
-        {"diversity": {"before": {}}},
+        {"grpo": {"overoptimisation": {"method": "policy", "points": []}}},
+        {"grpo": {"before": {"diversity": {}}}},
         {"alignment_tax": []},
     ],
 )

@@ -56,7 +56,7 @@ class Credit(Protocol):
     """Makes rewards advantages."""
 
     @property
-    def kl(self) -> KLController: ...
+    def scores(self) -> "Scores": ...
 
     def __call__(self, batch: PolicyBatch, rewards: Tensor, *, replayed: bool) -> tuple[PolicyBatch, dict[str, float]]:
         """A batch of episodes, N groups of G one behind the other, and rewards (N, G) -> the batch with all that the
@@ -140,10 +140,6 @@ class GroupCredit:
     scores: Scores
     compare: str
 
-    @property
-    def kl(self) -> KLController:
-        return self.scores.kl
-
     def __call__(self, batch: PolicyBatch, rewards: Tensor, *, replayed: bool) -> tuple[PolicyBatch, dict[str, float]]:
         batch = self.scores.add(batch, replayed=replayed)
         rewards = rewards - self.scores.costs(batch).sum(1).view_as(rewards)
@@ -160,10 +156,6 @@ class CriticCredit:
     model: ActorCritic
     discount: float = 1.0
     trace: float = 0.95
-
-    @property
-    def kl(self) -> KLController:
-        return self.scores.kl
 
     def __call__(self, batch: PolicyBatch, rewards: Tensor, *, replayed: bool) -> tuple[PolicyBatch, dict[str, float]]:
         batch = self.scores.add(batch, replayed=replayed)

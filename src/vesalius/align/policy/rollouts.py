@@ -103,7 +103,7 @@ class Rollouts:
         return {
             "taken": self._taken,
             "update": self._update,
-            "kl_weight": self.credit.kl.weight,
+            "kl_weight": self.credit.scores.kl.weight,
             "stats": self.stats,
             "batch": None if self._batch is None else self._batch.to_json(),
             "fingerprint": self._fingerprint,
@@ -117,7 +117,7 @@ class Rollouts:
                 f"{self._fingerprint}: resume with the same, or start a new run"
             )
         self._taken, self._update, self.stats = state["taken"], state["update"], state["stats"]
-        self.credit.kl.weight = state["kl_weight"]
+        self.credit.scores.kl.weight = state["kl_weight"]
         self._batch = None if state["batch"] is None else PolicyBatch.from_json(state["batch"])
 
     def _roll_out(self) -> PolicyBatch:

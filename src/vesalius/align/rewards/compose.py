@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vesalius.align.rewards.answers import FINDERS
 from vesalius.align.rewards.formats import format_reward, tag_reward
 from vesalius.align.rewards.json_schema import schema_reward
+from vesalius.align.rewards.learned import LearnedReward
 from vesalius.align.rewards.matches import ExactMatch, NumberMatch
 from vesalius.align.rewards.python_tests import PythonTests
 from vesalius.align.rewards.verdict import Reward, Verdict
@@ -89,7 +90,7 @@ class LengthPenalty:
 
 def judge_many(reward: Reward, tasks: Sequence[Task], completions: Sequence[str]) -> list[Verdict]:
     """The verdict on each answer to the task in its place, all at once where the reward can."""
-    if isinstance(reward, PythonTests | Verified | Weighted | LengthPenalty):
+    if isinstance(reward, PythonTests | LearnedReward | Verified | Weighted | LengthPenalty):
         return reward.many(tasks, completions)
     return [reward(task, completion) for task, completion in zip(tasks, completions, strict=True)]
 
@@ -101,23 +102,27 @@ def build_reward(
     partial: bool = False,
     free_length: int | None = None,
     most_length: int | None = None,
+    learned: LearnedReward | None = None,
 ) -> Reward:
-    """The weighted mean of the rewards that are named: verified, format, tags.
+    """The weighted mean of the rewards that are named: verified, format, tags, model.
 
     where                     where the answer stands: last, boxed, tagged, whole
     partial                   whether some of a Python answer's tests count for something
     free_length, most_length  of LengthPenalty, in characters; both or none
+    learned                   what "model" means
     UserError for another name, a weight that is not above 0, or lengths that are not in order.
     """
     if where not in FINDERS:
         raise UserError(f"answers are looked for {where!r}, {nearest(where, FINDERS)}")
     if not weights or any(not weight > 0 for weight in weights.values()):
         raise UserError(f"the rewards are {dict(weights)}, expected at least one name with a weight above 0")
-    makers: Mapping[str, Callable[[], Reward]] = {
+    makers: dict[str, Callable[[], Reward]] = {
         "verified": lambda: _verified(where, partial),
         "format": lambda: format_reward,
         "tags": lambda: tag_reward,
     }
+    if learned is not None:
+        makers["model"] = lambda: learned
     for name in weights:
         if name not in makers:
             raise UserError(f"unknown reward {name!r}, {nearest(name, makers)}")

@@ -2,8 +2,7 @@
 
 What is longer than the context is dropped, counted and named: half an answer teaches to stop in the middle. What the
 chat template cannot say is an error instead, told with the conversation's name, as a broken row is
-(data/conversations): some templates leave a system message out without a word, and the model would learn to answer as
-if nobody had given it.
+(data/conversations).
 """
 
 from collections.abc import Iterable
@@ -12,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vesalius.align.rows.spans import Ids, Spans, SpansWriter
+from vesalius.align.rows.system_messages import with_their_system
 from vesalius.core.errors import UserError
 from vesalius.data.conversation import Conversation
 from vesalius.tokenizers.chat import ChatIds, encode_chat
 from vesalius.tokenizers.tokenizer import Tokenizer
-
-_PROBE = "Speak only of owls."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +42,7 @@ def encode_conversations(conversations: Iterable[Conversation], tokenizer: Token
     """The conversations that fit into `context` tokens. UserError where none is left, the template refuses one, has no
     place for its system message, or writes nothing that the assistant says."""
     writer, names, origins, longer = SpansWriter(tokenizer.vocab_size), list[str](), list[str](), list[str]()
-    takes_system: bool | None = None
-    for conversation in conversations:
-        if takes_system is None and any(message["role"] == "system" for message in conversation.messages):
-            takes_system = _takes_system(tokenizer, conversation)
+    for conversation in with_their_system(conversations, tokenizer, lambda one: (one.name, one.messages)):
         chat = _encode(conversation, tokenizer)
         if len(chat.ids) > context:
             longer.append(conversation.name)
@@ -74,21 +69,6 @@ def _encode(conversation: Conversation, tokenizer: Tokenizer) -> ChatIds:
     if not any(chat.assistant_mask):
         raise UserError(f"{conversation.name}: the chat template writes nothing that the assistant says: look at it")
     return chat
-
-
-def _takes_system(tokenizer: Tokenizer, conversation: Conversation) -> bool:
-    """True; UserError where the template refuses a system message or leaves it out."""
-    messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "Hi"}]
-    try:
-        text = tokenizer.chat(messages)
-    except UserError as error:
-        raise UserError(f"{conversation.name}: {error}") from error
-    if _PROBE not in text:
-        raise UserError(
-            f"{conversation.name} has a system message, for which this model's chat template has no place: put it into "
-            "the first user message, or take a model whose template has one"
-        )
-    return True
 
 
 def _why_nothing_is_left(longer: list[str], context: int) -> str:

@@ -15,6 +15,7 @@ from vesalius.align.rows.answer_rows import Item, Layout, item_length, lay_out
 from vesalius.align.rows.answers import AnswerBatch
 from vesalius.align.rows.packing import PackedBatches, PackedRows, pack
 from vesalius.align.rows.spans import Ids, Spans, SpansWriter
+from vesalius.align.rows.system_messages import with_their_system
 from vesalius.align.sft.sft import describe_row
 from vesalius.core.errors import UserError
 from vesalius.data.preference import Messages
@@ -53,6 +54,11 @@ class Items:
         prompt, *answers = (self.spans[first + part] for part in range(self.answers + 1))
         return Item(prompt[0], answers)
 
+    @property
+    def answer_lengths(self) -> Ids:
+        """(N, answers) tokens of each answer."""
+        return self.spans.lengths.reshape(len(self), -1)[:, 1:]
+
     def lengths(self, layout: Layout) -> Ids:
         """The places that each item takes in a row."""
         parts = self.spans.lengths.reshape(-1, self.answers + 1).tolist()
@@ -61,7 +67,8 @@ class Items:
 
 def encode_items(asked: Iterable[Asked], tokenizer: Tokenizer, layout: Layout, answers: int) -> Items:
     """The items that fit into a row of the layout and whose answers differ. UserError where none is left."""
-    encoded = ((name, *encode_answers(tokenizer, before, answered, name)) for name, before, answered in asked)
+    checked = with_their_system(asked, tokenizer, lambda one: one[:2])
+    encoded = ((name, *encode_answers(tokenizer, before, answered, name)) for name, before, answered in checked)
     return gather(encoded, tokenizer, layout, answers)
 
 

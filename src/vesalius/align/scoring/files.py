@@ -64,14 +64,7 @@ def open_scoring_model(directory: Path | str, *, dtype: torch.dtype = torch.floa
     """The model, in evaluation mode, and its tokenizer, from a Hugging Face directory or a run's. UserError that says
     what is wrong with it.
     """
-    directory = find_model(directory)
-    published = read_object(directory / CONFIG)
-    architecture = str((published.get("architectures") or [None])[0])
-    if not architecture.endswith(tuple(ENDINGS.values())):
-        raise UserError(
-            f"{directory} is a {architecture}, which scores nothing: give a model that `vesalius run reward` or "
-            f"`vesalius run prm` made, or one of transformers' …{SEQUENCES}"
-        )
+    directory, published, architecture = scoring_facts(directory)
     config = read_config({name: value for name, value in published.items() if name not in OWN_KEYS})
     names, stored = family_of(published).weights, read_weights(directory)
     head = {name: stored.pop(f"score.{name}") for name in ("weight", "bias") if f"score.{name}" in stored}
@@ -82,6 +75,21 @@ def open_scoring_model(directory: Path | str, *, dtype: torch.dtype = torch.floa
     model = ScoringModel(decoder, config, labels).eval()
     model.score.load_state_dict({name: tensor.to(dtype) for name, tensor in head.items()})
     return model, open_tokenizer(directory)
+
+
+def scoring_facts(directory: Path | str) -> tuple[Path, dict[str, Any], str]:
+    """Where the config.json of a scoring model is, what it says, and of which architecture it is. UserError where there
+    is none, or of a model that scores nothing.
+    """
+    directory = find_model(directory)
+    published = read_object(directory / CONFIG)
+    architecture = str((published.get("architectures") or [None])[0])
+    if not architecture.endswith(tuple(ENDINGS.values())):
+        raise UserError(
+            f"{directory} is a {architecture}, which scores nothing: give a model that `vesalius run reward` or "
+            f"`vesalius run prm` made, or one of transformers' …{SEQUENCES}"
+        )
+    return directory, published, architecture
 
 
 def padding_id(tokenizer: Tokenizer) -> int | None:

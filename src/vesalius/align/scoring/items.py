@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vesalius.align.rows.items import encode_answers
+from vesalius.align.rows.system_messages import with_their_system
 from vesalius.align.scoring.process_reward import encode_steps
 from vesalius.core.errors import UserError
 from vesalius.data.preference import Pair, ScoredAnswer
@@ -25,7 +26,7 @@ class Item:
 
 def pair_items(pairs: Iterable[Pair], tokenizer: Tokenizer) -> Iterator[Item]:
     """The chosen answer with its margin at its last token, the rejected one with 0 at its."""
-    for pair in pairs:
+    for pair in with_their_system(pairs, tokenizer, lambda one: (one.name, one.prompt)):
         prompt, answers = encode_answers(tokenizer, pair.prompt, (pair.chosen, pair.rejected), pair.name)
         numbers = (pair.margin, 0.0)
         both = tuple((ids, {len(ids) - 1: number}) for (ids, _), number in zip(answers, numbers, strict=True))
@@ -34,14 +35,14 @@ def pair_items(pairs: Iterable[Pair], tokenizer: Tokenizer) -> Iterator[Item]:
 
 def score_items(answers: Iterable[ScoredAnswer], tokenizer: Tokenizer) -> Iterator[Item]:
     """Each answer with its score at its last token."""
-    for answer in answers:
+    for answer in with_their_system(answers, tokenizer, lambda one: (one.name, one.prompt)):
         prompt, [(ids, _)] = encode_answers(tokenizer, answer.prompt, (answer.answer,), answer.name)
         yield Item(answer.name, prompt, ((ids, {len(ids) - 1: answer.score}),))
 
 
 def step_items(solutions: Iterable[Solution], tokenizer: Tokenizer, separator: str) -> Iterator[Item]:
     """Each solution with 1 or 0 at the end of every step."""
-    for solution in solutions:
+    for solution in with_their_system(solutions, tokenizer, lambda one: (one.name, one.prompt)):
         try:
             encoded = encode_steps(tokenizer, solution.prompt, solution.steps, separator)
         except UserError as error:

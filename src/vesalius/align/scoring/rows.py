@@ -41,11 +41,6 @@ class ScoredItems:
         """The numbers of one item."""
         return self.numbers[self.starts[item] : self.starts[item + 1]]
 
-    @property
-    def answer_lengths(self) -> Ids:
-        """(N, answers) tokens of each answer."""
-        return self.items.spans.lengths.reshape(len(self), -1)[:, 1:]
-
     def fingerprint(self, settings: str) -> str:
         """Tells these items, used in this way, apart from all others."""
         numbers = hashlib.blake2b(self.numbers.tobytes(), digest_size=8).hexdigest()

@@ -15,13 +15,26 @@ Whole = Annotated[int, Field(ge=0)]
 class RewardsSection(Section):
     """What an answer earns (align/rewards/compose): the weight of each reward by its name, where in an answer the
     result stands, whether some of a program's tests count, and from which to which length in characters it loses all.
+
+    weights  of verified, format, tags, and of what `model` says
+    model    a reward model: a run of `vesalius run reward`, or a directory (align/rewards/learned)
     """
 
     weights: dict[str, float] = {"verified": 1.0}
+    model: str | None = None
     where: str = "last"
     partial: bool = False
     free_length: Count | None = None
     most_length: Count | None = None
+
+    @model_validator(mode="after")
+    def _check_model(self) -> "RewardsSection":
+        if (self.model is None) == ("model" in self.weights):
+            raise ValueError(
+                f"model = {self.model!r} with weights of {', '.join(self.weights)}: a reward model needs a weight by "
+                'the name "model", and that name a reward model'
+            )
+        return self
 
 
 class PolicySection(TrainConfig):
@@ -41,7 +54,8 @@ class PolicySection(TrainConfig):
     entropy_weight       of the entropy bonus
     importance_cap       of the engine's log-probabilities against the trainer's; None: they are taken as the same
     tool, turns          what the assistant may call between its turns, and how many it has
-    measured_tasks       held-out tasks that the model is measured on
+    measured_tasks       held-out tasks that the model is measured on: whether it is right, what the rewards make of its
+                         answers, how far they are from those that it began with, and how different from one another
     """
 
     prompts: Count = 16

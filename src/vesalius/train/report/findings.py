@@ -5,6 +5,7 @@ evals.json and gives None where there is nothing.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from vesalius.train.report.distillation import student
 from vesalius.train.report.finding import Finding
@@ -29,9 +30,9 @@ FINDINGS: tuple[Callable[[Run], Finding | None], ...] = (
     scores,
     process,
     calibration,
-    length_bias,
-    overoptimisation,
-    diversity,
+    *(partial(length_bias, stage=stage) for stage in ("reward", "dpo")),
+    *(partial(overoptimisation, stage=stage) for stage in ("reward", "grpo", "ppo")),
+    *(partial(diversity, stage=stage) for stage in ("grpo", "ppo")),
     alignment_tax,
     learned_from,
     left_out,

@@ -11,6 +11,9 @@ TITLES = {"grpo": "What it earns, by comparison of its answers", "ppo": "What it
 ROWS = {
     "reward": "Verified reward of the likeliest answers",
     "sampled_reward": "Verified reward of drawn answers",
+    "proxy": "Reward of drawn answers by what it is trained with",
+    "length": "Tokens of a drawn answer",
+    "kl": "KL of drawn answers to where it began, nats",
 }
 CURVES = {
     "kl": "KL to where it began, nats an answer.",

@@ -1,9 +1,11 @@
 """Findings about what goes wrong where a model is tuned by rewards: each is drawn where a run has measured it.
 
-overoptimisation   {"points": [{"kl", "proxy", "gold", "label"}, …], "turn": {…} or None}    evals/overoptimisation
-length_bias        {"correlation", "longer_preferred", "longer_better", "pairs"}             evals/length_bias
-diversity          {"before": {"distinct_1", …}, "after": {…}}                               evals/diversity
-alignment_tax      [{"name", "before", "after", "change", "worse"}, …]                       evals/alignment_tax
+STAGE.overoptimisation           {"method", "points": [{"kl", "proxy", "gold", "label"}, …], "turn": {…} or None}
+STAGE.length_bias                {"correlation", "longer_preferred", "longer_better", "accuracy_longer", …}
+STAGE.before.diversity, .after.  {"distinct_1", "distinct_2", "self_bleu", "entropy"}
+alignment_tax                    [{"name", "before", "after", "change", "worse"}, …]
+
+as evals/overoptimisation, length_bias, diversity and alignment_tax make them; STAGE is grpo, ppo, dpo or reward.
 """
 
 import math
@@ -19,72 +21,85 @@ MEASURES = {
     "self_bleu": ("Self-BLEU: 1 where all say the same", formats.significant),
     "entropy": ("Entropy of pairs of words, bits", formats.significant),
 }
+LENGTHS = {
+    "longer_preferred": ("The longer answer is preferred", formats.percent),
+    "longer_better": ("The longer answer is the better one", formats.percent),
+    "accuracy_longer": ("Right where the better answer is the longer one", formats.percent),
+    "accuracy_shorter": ("Right where the better answer is the shorter one", formats.percent),
+    "margin_correlation": ("Correlation of margin and difference in length", formats.significant),
+    "correlation": ("Correlation of reward and length", formats.significant),
+}
+BEGINNINGS = {
+    "policy": "The proxy is what the policy was trained with, gold what it stands for.",
+    "best_of_n": "Of n answers the one that the reward model likes best is taken; gold is whether it is right.",
+}
 
 
-def overoptimisation(run: Run) -> Finding | None:
+def overoptimisation(run: Run, stage: str) -> Finding | None:
     """The proxy's reward and the gold one, as the policy goes away from its beginning."""
-    part = run.part("overoptimisation")
-    points = [point for point in part.get("points") or [] if number(point, "kl") is not None]
+    part = run.part(stage, "overoptimisation")
+    points = sorted(part.get("points") or [], key=lambda point: point["kl"])
     if len(points) < 2:
         return None
-    points.sort(key=lambda point: point["kl"])
-    last, turn = points[-1], part.get("turn")
-    told = (
-        f"Gold is highest at {formats.significant(turn['kl'])} nats; from there on the proxy rises by "
-        f"{formats.significant(turn['proxy_rise'])} and gold falls by {formats.significant(turn['lost'])}."
-        if turn
-        else f"Gold was still rising at {formats.significant(last['kl'])} nats."
-    )
+    honest = all(point["proxy"] == point["gold"] for point in points)
+    told = _turn(points[-1], part.get("turn"), honest=honest)
 
     def curve(key: str, title: str, *, main: bool) -> Curve:
         return Curve(name=title, points=[(math.sqrt(point["kl"]), point[key]) for point in points], main=main)
 
+    marked = {"Beginning": points[0], "Highest gold": max(points, key=lambda point: point["gold"]), "End": points[-1]}
+    proxy, gold = curve("proxy", "proxy", main=False), curve("gold", "gold", main=True)
     return Finding(
         title="Is the reward still worth what it says?",
-        lede="The proxy is what was optimised, gold what it stands for. " + told,
+        lede=("What is optimised is the gold reward itself. " if honest else f"{BEGINNINGS[part['method']]} ") + told,
         plots=[
             draw_curves(
-                [curve("proxy", "proxy", main=False), curve("gold", "gold", main=True)],
-                x="Distance from the beginning, √KL",
-                name="overoptimisation",
+                [gold] if honest else [proxy, gold],
+                x="Distance from the beginning, \u221aKL",
+                name=f"{stage} overoptimisation",
                 caption=f"Mean proxy and gold reward by the root of the KL divergence. {told}",
-                mark=math.sqrt(turn["kl"]) if turn else None,
+                mark=math.sqrt(part["turn"]["kl"]) if part.get("turn") else None,
             )
         ],
         head=("", "KL, nats", "Proxy", "Gold"),
         rows=[
-            (str(p.get("label", "")), *(formats.significant(p[key]) for key in ("kl", "proxy", "gold"))) for p in points
+            (f"{what}: {point['label']}", *(formats.significant(point[key]) for key in ("kl", "proxy", "gold")))
+            for what, point in marked.items()
         ],
     )
 
 
-def length_bias(run: Run) -> Finding | None:
-    """How much of what is rewarded is length; of a reward model's held-out pairs, or of a policy's answers."""
-    found = run.amounts("length_bias") or run.amounts("reward", "length_bias")
-    if "correlation" not in found and "longer_preferred" not in found:
-        return None
-    names = {
-        "longer_preferred": "The longer answer has the higher reward",
-        "longer_better": "The longer answer is the better one",
-    }
-    rows = [(title, formats.percent(found[key])) for key, title in names.items() if key in found]
-    rows += (
-        [("Correlation of reward and length", formats.significant(found["correlation"]))]
-        if "correlation" in found
-        else []
+def _turn(last: Record, turn: Record | None, *, honest: bool) -> str:
+    if turn is None:
+        return f"Up to {formats.significant(last['kl'])} nats gold does not turn, beyond what chance makes of it."
+    proxy = "" if honest else f"the proxy rises by {formats.significant(turn['proxy_rise'])} and "
+    return (
+        f"Gold is highest at {formats.significant(turn['kl'])} nats; from there on {proxy}gold falls by "
+        f"{formats.significant(turn['lost'])}."
     )
+
+
+def length_bias(run: Run, stage: str) -> Finding | None:
+    """How much of what is preferred is length: of a reward model, or of a model that learned from pairs."""
+    found = run.amounts(stage, "length_bias")
+    rows = [(title, words(found[key])) for key, (title, words) in LENGTHS.items() if key in found]
+    if not rows:
+        return None
     return Finding(
         title="Does it like length?",
-        lede="Where the longer answer is rewarded more often than it is better, length is paid for its own sake, and a "
-        "policy will find that out.",
-        head=("", "Held-out pairs" if "longer_preferred" in found else "Answers"),
+        lede="Where the longer answer is preferred more often than it is better, length is paid for its own sake, and "
+        "a policy will find that out. Then it is right more often, too, where the better answer is the longer one.",
+        head=("", "Held-out pairs"),
         rows=rows,
+        aside="Preferred is what the reward model gives the higher reward."
+        if stage == "reward"
+        else "Preferred is the answer that has gained more log-probability since the stage began.",
     )
 
 
-def diversity(run: Run) -> Finding | None:
+def diversity(run: Run, stage: str) -> Finding | None:
     """How different the answers are, before and after."""
-    before, after = run.amounts("diversity", "before"), run.amounts("diversity", "after")
+    before, after = run.amounts(stage, "before", "diversity"), run.amounts(stage, "after", "diversity")
     rows = [
         (title, words(before[key]) if key in before else "", words(after[key]))
         for key, (title, words) in MEASURES.items()
