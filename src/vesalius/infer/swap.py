@@ -27,8 +27,11 @@ class SwapSpace:
         self._pool = pool
         self._like = [part.transpose(0, 1) for part in pool.read([])]  # (0, L, …) each
         count = nbytes // pool.block_bytes
-        self._memory = _mapped(count * pool.block_bytes, Path(file)) if count and file is not None else None
-        room = torch.empty(count * pool.block_bytes, dtype=torch.uint8) if self._memory is None else _view(self._memory)
+        self._in_file = count > 0 and file is not None
+        if count and file is not None:
+            room = torch.frombuffer(_mapped(count * pool.block_bytes, Path(file)), dtype=torch.uint8)
+        else:
+            room = torch.empty(count * pool.block_bytes, dtype=torch.uint8)
         self._slots = room.view(count, pool.block_bytes)
         self._free = list(range(count - 1, -1, -1))
         self._held: dict[int, list[int]] = {}
@@ -72,16 +75,12 @@ class SwapSpace:
         self._free.extend(self._held.pop(ticket))
 
     def _let_go(self) -> None:
-        if self._memory is not None:
-            let_go(self._memory)
+        if self._in_file:
+            let_go(self._slots)
 
 
 def _bytes(x: Tensor) -> Tensor:
     return x.contiguous().view(torch.uint8).flatten(1) if x.dtype != torch.uint8 else x.flatten(1)
-
-
-def _view(memory: mmap.mmap) -> Tensor:
-    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _mapped(size: int, file: Path) -> mmap.mmap:
