@@ -54,20 +54,21 @@ class SwapSpace:
         self._next += 1
         return self._next - 1
 
-    def read(self, ticket: int, blocks: list[int]) -> None:
-        """Puts what was copied into as many blocks."""
-        rows = self._slots[torch.tensor(self._held[ticket], dtype=torch.int64)]  # (M, bytes)
+    def read(self, tickets: list[int], blocks: list[int]) -> None:
+        """Puts what was copied, all of it at once, into as many blocks."""
+        slots = torch.tensor([slot for ticket in tickets for slot in self._held[ticket]], dtype=torch.int64)
+        contents, first = [], 0
+        for like in self._like:
+            end = first + math.prod(like.shape[1:]) * like.element_size()
+            part = self._slots[:, first:end].index_select(0, slots)  # (M, bytes)
+            contents.append(part.view(like.dtype).view(-1, *like.shape[1:]).transpose(0, 1))
+            first = end
         self._let_go()
-        pieces = rows.split([math.prod(like.shape[1:]) * like.element_size() for like in self._like], dim=1)
-        contents = [
-            piece.contiguous().view(like.dtype).view(-1, *like.shape[1:]).transpose(0, 1)
-            for piece, like in zip(pieces, self._like, strict=True)
-        ]
         self._pool.write(blocks, contents)
 
     def take(self, ticket: int, blocks: list[int]) -> None:
-        """The same, and forgets it."""
-        self.read(ticket, blocks)
+        """The same of one, and forgets it."""
+        self.read([ticket], blocks)
         self.drop(ticket)
 
     def drop(self, ticket: int) -> None:
