@@ -41,7 +41,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting: min_p=0.05, repetition_penalty=1.1, …"),
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting: min_p=0.05, weight_bytes=75_000_000, …"),
 ]
 Speculation = Annotated[
     str | None,
@@ -117,9 +117,8 @@ def generate(
 ) -> None:
     """Continue a text, or answer one message."""
     from vesalius.console.answer import print_answer
-    from vesalius.console.settings import sampling_options
+    from vesalius.console.settings import settings_of
     from vesalius.infer.language_model import LanguageModel
-    from vesalius.infer.options import EngineOptions
     from vesalius.infer.params import SamplingOptions
 
     flags: SamplingOptions = {
@@ -130,8 +129,9 @@ def generate(
         "seed": seed,
         "stop": stop or (),
     }
-    settings: SamplingOptions = {**flags, **sampling_options(changes or [])}
-    lm = LanguageModel.load(model, EngineOptions(speculation=speculation))
+    changed, engine = settings_of(changes or [], speculation=speculation)
+    settings: SamplingOptions = {**flags, **changed}
+    lm = LanguageModel.load(model, engine)
     text = sys.stdin.read() if prompt == "-" else prompt
     print_answer(lm, [{"role": "user", "content": text}] if as_chat else text, as_json=as_json, **settings)
 
@@ -153,9 +153,8 @@ def chat(
 ) -> None:
     """Talk with a model in the terminal. /help lists what can be typed."""
     from vesalius.console.chat import chat_loop
-    from vesalius.console.settings import sampling_options
+    from vesalius.console.settings import settings_of
     from vesalius.infer.language_model import LanguageModel
-    from vesalius.infer.options import EngineOptions
     from vesalius.infer.params import SamplingOptions
 
     settings: SamplingOptions = {"max_tokens": max_tokens, "seed": seed}
@@ -163,8 +162,9 @@ def chat(
         settings["temperature"] = temperature
     if top_p is not None:
         settings["top_p"] = top_p
-    settings = {**settings, **sampling_options(changes or [])}
-    lm = LanguageModel.load(model, EngineOptions(speculation=speculation), adapter=adapter)
+    changed, engine = settings_of(changes or [], speculation=speculation)
+    settings = {**settings, **changed}
+    lm = LanguageModel.load(model, engine, adapter=adapter)
     chat_loop(lm, system=system, as_json=as_json, **settings)
 
 

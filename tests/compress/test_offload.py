@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vesalius.compress.fused_layers import fuse_layers
+from vesalius.compress.layer_pages import tensors_of
 from vesalius.compress.offload import offload_layers
 from vesalius.compress.quantised_linear import install_blocks
 from vesalius.infer.cache import DenseCache
@@ -60,10 +61,8 @@ KINDS = {"float": float_model, "quantised": quantised_model, "experts": experts_
 
 def sizes(model):
     """Bytes of all but the layers, and of one layer."""
-    from vesalius.compress.offload import _bytes_of
-
-    layer = _bytes_of(model.model.layers[0])
-    return _bytes_of(model) - layer * len(model.model.layers), layer
+    layer, whole = (sum(tensor.nbytes for tensor in tensors_of(part)) for part in (model.model.layers[0], model))
+    return whole - layer * len(model.model.layers), layer
 
 
 def hidden_states(model, chunks=(9, 1, 1, 4)):
@@ -92,7 +91,7 @@ def test_without_the_native_library_too(tmp_path, monkeypatch):
         install_blocks(built, {n: BlockTensor.quantise(built.get_parameter(n).detach(), "q4_1") for n in names})
         return built
 
-    monkeypatch.setattr("vesalius.compress.quantised_linear.pack", lambda blocks: pack(blocks, tiles=False))
+    monkeypatch.setattr("vesalius.compress.quantised_linear.pack", lambda blocks, **_: pack(blocks, tiles=False))
     resident, offloaded = model(), model()
     rest, layer = sizes(offloaded)
     assert offload_layers(offloaded, rest + 2 * layer, tmp_path) == 5

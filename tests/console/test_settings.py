@@ -2,7 +2,7 @@
 
 import pytest
 
-from vesalius.console.settings import sampling_options
+from vesalius.console.settings import sampling_options, settings_of
 from vesalius.core.errors import UserError
 from vesalius.infer.params import SamplingParams
 
@@ -51,3 +51,31 @@ def test_the_form_of_an_answer_is_read_from_a_file(tmp_path):
     assert SamplingParams.of(**given).json_schema == {"type": "integer"}
     with pytest.raises(UserError, match=r"cannot read nowhere.lark \(.*give a text file after the @"):
         sampling_options(["grammar=@nowhere.lark"])
+
+
+def test_settings_of_the_engine_are_read_beside_those_of_the_answer():
+    answer, engine = settings_of(["top_k=3", "weight_bytes=75_000_000", "cache_dtype=int8", "swap_file=none"])
+    assert answer == {"top_k": 3}
+    assert (engine.weight_bytes, engine.cache_dtype, engine.swap_file) == (75_000_000, "int8", None)
+
+
+def test_what_is_typed_goes_before_what_is_given():
+    assert settings_of([], speculation="ngram")[1].speculation == "ngram"
+    assert settings_of(["speculation=none"], speculation="ngram")[1].speculation is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("weight_byte=1", "unknown setting 'weight_byte', did you mean 'weight_bytes'"),
+        ("weight_bytes=75MB", "weight_bytes = '75MB': input should be a valid integer"),
+        ("weight_bytes=1.5", "weight_bytes = 1.5: input should be a valid integer"),
+        ("weight_bytes=-3", "weight_bytes = -3, expected a number of bytes above 0, or None"),
+        ("weight_bytes=0", "weight_bytes = 0, expected a number of bytes above 0, or None"),
+        ("cache_dtype=int4", "cache_dtype = 'int4': input should be 'model', 'float32', 'bfloat16' or 'int8'"),
+    ],
+)
+def test_what_the_engine_cannot_take_is_refused_in_one_line(change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        settings_of([change])
+    assert "\n" not in str(caught.value)

@@ -113,6 +113,18 @@ def test_blocks_come_back_to_the_bit_and_only_for_their_own_text(tmp_path):
         assert torch.equal(part, expected)
 
 
+def test_a_text_comes_back_at_once_up_to_where_it_is_in_memory(tmp_path):
+    engine = engine_of(cold=100, file=tmp_path)
+    ask(engine, TEXTS[0])
+    tier, blocks = engine.blocks._below, engine.blocks
+    held, chain = blocks.find(None, TEXTS[0])
+    blocks.release(held)
+    blocks.release([blocks.allocate() for _ in range(blocks.available)])
+    assert tier.take_back(blocks, None, TEXTS[0][:23])[1] == chain[:5]
+    assert tier.take_back(blocks, None, TEXTS[0]) == ([], [])
+    assert tier.take_back(blocks, chain[4], TEXTS[0][20:])[1] == chain[5:10]
+
+
 def test_clearing_empties_the_file_too(tmp_path):
     engine = engine_of(cold=100, file=tmp_path)
     for text in TEXTS:

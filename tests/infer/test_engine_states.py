@@ -187,7 +187,7 @@ class EngineStates(RuleBasedStateMachine):
             fresh = Engine(model(self.kind), options=EngineOptions(block_size=4))
             fresh.run(fresh.add([*text, 0], SamplingParams(max_tokens=1))[0])
             computed = fresh.pool.read(fresh.blocks.find(None, text)[0][-1:])
-            tier._space.read(ticket, [block])
+            tier._space.read([ticket], [block])
             for ours, theirs in zip(pool.read([block]), computed, strict=True):
                 torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 

@@ -67,8 +67,5 @@ class QuantisedExperts(QuantisedModule):
 
 
 def _packed(blocks: BlockTensor, release: Callable[[Tensor], None] = lambda _: None) -> list[PackedMatrix]:
-    packed = []
-    for expert in blocks.blocks:  # (F, bytes of a row)
-        packed.append(pack(BlockTensor(blocks.format, blocks.shape[1:], expert)))
-        release(expert)
-    return packed
+    experts = (BlockTensor(blocks.format, blocks.shape[1:], expert) for expert in blocks.blocks)  # (F, bytes of a row)
+    return [pack(expert, release=release) for expert in experts]

@@ -117,8 +117,7 @@ def install_blocks(
             _replace_stack(model, name, QuantisedExperts.from_blocks(blocks, release))
             continue
         if id(blocks) not in packed:
-            packed[id(blocks)] = pack(blocks)
-            release(blocks.blocks)
+            packed[id(blocks)] = pack(blocks, release=release)
         matrix, layer = packed[id(blocks)], layers[name]
         new = QuantisedLinear(matrix, layer.bias) if isinstance(layer, nn.Linear) else QuantisedEmbedding(matrix)
         model.set_submodule(name.removesuffix(".weight"), new.train(layer.training))

@@ -30,16 +30,18 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 
 
-def open_model(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
-    """The model, in evaluation mode, and its tokenizer. UserError that says what is wrong with the directory."""
+def open_model(
+    directory: Path | str, *, dtype: torch.dtype = torch.float32, weight_bytes: int | None = None
+) -> tuple[Transformer, Tokenizer]:
+    """The model, in evaluation mode, and its tokenizer; `weight_bytes` as in weights.build_model. UserError that says
+    what is wrong with the directory."""
     directory = find_model(directory)
     published = read_object(directory / CONFIG)
     _check_writes(published, directory)
     config = read_config(published)
     names, weights = family_of(published).weights, read_weights(directory)
     check_size(config, weights, where=str(directory))
-    weights = names.to_ours(weights, config)
-    model = build_model(config, weights, dtype, where=str(directory), names=names)
+    model = build_model(config, weights, dtype, where=str(directory), names=names, weight_bytes=weight_bytes)
     return model, open_tokenizer(directory)
 
 

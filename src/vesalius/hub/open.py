@@ -22,16 +22,22 @@ GGUF = ".gguf"
 
 
 def open_model(
-    reference: str | Path, *, dtype: torch.dtype = torch.float32, adapter: str | Path | None = None
+    reference: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    adapter: str | Path | None = None,
+    weight_bytes: int | None = None,
 ) -> tuple[Transformer, Tokenizer]:
     """The model, in evaluation mode, and its tokenizer; an alias or a hub id is fetched where it is not here yet.
 
     The directory of an adapter is its base with the adapter around it; `adapter` is one for a model that is given, a
-    directory, or a run that has one. `dtype` is that of all weights that are not quantised. UserError that says what is
-    wrong with the reference or with what it names; VesaliusError where it cannot be fetched.
+    directory, or a run that has one. `dtype` is that of all weights that are not quantised. `weight_bytes` is the
+    memory for all but adapters: layers that do not fit are pages of mapped files (compress/offload). UserError that
+    says what is wrong with the reference or with what it names; VesaliusError where it cannot be fetched.
     """
     path = model_path(reference)
-    opened = open_gguf(path, dtype=dtype) if path.suffix == GGUF else directory.open_model(path, dtype=dtype)
+    opening = open_gguf if path.suffix == GGUF else directory.open_model
+    opened = opening(path, dtype=dtype, weight_bytes=weight_bytes)
     place = find_adapter(adapter) if adapter is not None else _own_adapter(reference, path)
     if place is not None:
         load_adapter(opened[0], place)
@@ -39,10 +45,12 @@ def open_model(
     return opened
 
 
-def open_with_adapters(reference: str | Path, adapters: Mapping[str, str | Path]) -> tuple[Transformer, Tokenizer]:
+def open_with_adapters(
+    reference: str | Path, adapters: Mapping[str, str | Path], *, weight_bytes: int | None = None
+) -> tuple[Transformer, Tokenizer]:
     """The model with several adapters around it, each a directory or a run, by name. None is in use: whoever generates
     chooses one for each text. UserError as in `open_model`, and where the reference is an adapter itself."""
-    model, tokenizer = open_model(reference)
+    model, tokenizer = open_model(reference, weight_bytes=weight_bytes)
     if is_adapted(model):
         raise UserError(f"{reference} has an adapter around it already: give its base, and {reference} as an adapter")
     for name, place in adapters.items():

@@ -8,6 +8,7 @@ Left out: writing shards; whatever reads shards reads one file of any size.
 
 import errno
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vesalius.compress.offload import Offloading
 from vesalius.core.errors import UserError
 from vesalius.hub.blank import blank_model
+from vesalius.hub.by_layer import by_layer, part_of
+from vesalius.hub.pages import MappedPages
 from vesalius.models.config import ModelConfig
 from vesalius.models.counts import count_parameters
 from vesalius.models.transformer import Transformer
@@ -83,26 +87,41 @@ def check_size(config: ModelConfig, weights: dict[str, Tensor], where: str) -> N
 
 
 def build_model(
-    config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype, where: str, names: WeightMap = SAME_NAMES
+    config: ModelConfig,
+    stored: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    where: str,
+    *,
+    names: WeightMap = SAME_NAMES,
+    weight_bytes: int | None = None,
 ) -> Transformer:
-    """The model with these weights, which have our names, in evaluation mode. UserError where a tensor is missing,
-    unknown or misshaped; it calls a missing one as `names` does.
+    """The model with these weights, which are called as `names` says, in evaluation mode. UserError where a tensor is
+    missing, unknown or misshaped.
+
+    weight_bytes: memory for them; layers that do not fit stay pages of the file, or become pages of a file of their own
+    where the model computes in another dtype. Errors as of compress/offload.
     """
-    model = blank_model(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    tied = config.tie_word_embeddings
-    if tied:
-        del expected[HEAD]
-    if missing := [names.published_name(name, config) for name in expected if name not in weights]:
-        raise UserError(
-            f"{where} lacks {_first(missing)}, which its config.json implies: the two do not belong together"
-        )
-    _check(expected, weights, {HEAD} if tied else set(), where)
+    model, pages = blank_model(config), MappedPages()
+    expected = by_layer({name: tensor.shape for name, tensor in model.state_dict().items()}, config.num_hidden_layers)
+    if config.tie_word_embeddings:
+        del expected[0][HEAD]
+    rest, *sizes = [sum(map(math.prod, shapes.values())) * dtype.itemsize for shapes in expected]
+    offloading = Offloading(weight_bytes, rest, sizes, lies_in_file=pages.hold)
     exact = {name: buffer.dtype for name, buffer in model.named_buffers()}  # a router's correction bias stays float32
-    loaded = {name: weights[name].to(exact.get(name, dtype)) for name in expected}
-    model.load_state_dict(loaded, strict=not tied, assign=True)
-    if tied:
+    for number, group in enumerate(by_layer(stored, config.num_hidden_layers), start=-1):
+        shapes, (prefix, module) = expected[number + 1], part_of(model, number)
+        ours = names.to_ours(group, config, [number] if number >= 0 else [])
+        _check(shapes, ours, config, names, where)
+        loaded = {name.removeprefix(prefix): ours[name].to(exact.get(name, dtype)) for name in shapes}
+        module.load_state_dict(loaded, strict=False, assign=True)
+        del loaded, ours  # lest a layer be there twice
+        if number >= 0:
+            offloading.take(number, module)
+        for tensor in group.values():
+            pages.drop(tensor)
+    if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
+    offloading.finish(model)
     return model
 
 
@@ -144,19 +163,24 @@ def _read_index(path: Path) -> dict[str, str]:
     return names
 
 
-def _check(expected: dict[str, torch.Size], weights: dict[str, Tensor], optional: set[str], where: str) -> None:
-    """UserError that names the first tensors that are unknown or misshaped."""
-    if unknown := sorted(weights.keys() - expected.keys() - optional):
+def _check(
+    expected: Mapping[str, torch.Size], ours: Mapping[str, Tensor], config: ModelConfig, names: WeightMap, where: str
+) -> None:
+    """UserError that names the first tensors that are missing, unknown or misshaped; missing ones as `names` does."""
+    if missing := [names.published_name(name, config) for name in expected if name not in ours]:
+        raise UserError(
+            f"{where} lacks {_first(missing)}, which its config.json implies: the two do not belong together"
+        )
+    optional = {HEAD} if config.tie_word_embeddings else set()
+    if unknown := sorted(ours.keys() - expected.keys() - optional):
         raise UserError(
             f"{where} has {_first(unknown)}, for which its config.json has no place: the two do not belong together"
         )
     for name, shape in expected.items():
-        if weights[name].shape != shape:
-            raise UserError(
-                f"{where}: {name} is {tuple(weights[name].shape)}, expected {tuple(shape)} by its config.json"
-            )
-        if not weights[name].is_floating_point():
-            kind = str(weights[name].dtype).removeprefix("torch.")
+        if ours[name].shape != shape:
+            raise UserError(f"{where}: {name} is {tuple(ours[name].shape)}, expected {tuple(shape)} by its config.json")
+        if not ours[name].is_floating_point():
+            kind = str(ours[name].dtype).removeprefix("torch.")
             raise UserError(f"{where}: {name} is {kind}, expected floating-point weights: fetch the unquantised model")
 
 

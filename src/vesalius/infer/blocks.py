@@ -132,6 +132,10 @@ class BlockManager:
         """The Content of this text behind `parent`, where a block holds it, or a place below."""
         return self._contents.get((parent, tokens))
 
+    def holds(self, content: Content) -> bool:
+        """Whether it is in a block, and not only in a place below."""
+        return content in self._index
+
     def find(self, root: Hashable, tokens: Sequence[int]) -> tuple[list[int], list[Content]]:
         """The blocks that hold the longest known beginning of a text, each held once more, and their Contents."""
         blocks: list[int] = []

@@ -10,7 +10,8 @@ name that changes with them.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 
 from vesalius.core.errors import UserError
@@ -45,21 +46,30 @@ class ColdBlocks:
         self._tickets.move_to_end(content)
 
     def take_back(
-        self, blocks: BlockManager, parent: Hashable, tokens: tuple[int, ...]
+        self, blocks: BlockManager, parent: Hashable, tokens: Sequence[int]
     ) -> tuple[list[int], list[Content]]:
-        """The block of this text behind `parent`, read into one of `blocks`, as their `find` gives it; nothing where it
-        is not here, or none is free."""
-        content = blocks.content(parent, tokens)
-        if content is None or content not in self._tickets or not blocks.available:
-            return [], []
-        self._tickets.move_to_end(content)
-        block = blocks.allocate()  # which may put another one here, in the last place of all
-        if content not in self._tickets:
-            blocks.release([block])
-            return [], []
-        self._space.read(self._tickets[content], [block])
-        block, content = blocks.publish(block, parent, tokens)
-        return [block], [content]
+        """The longest beginning of this text behind `parent` that is here and not in memory, read into `blocks`, as far
+        as some are free, and given as their `find` gives it."""
+        wanted = list(islice(self._known(blocks, parent, tokens), blocks.available))
+        for content in reversed(wanted):  # the end of a text goes before its beginning
+            self._tickets.move_to_end(content)
+        room = [blocks.allocate() for _ in wanted]  # which may put others here, in the place even of these
+        here = list(takewhile(self._tickets.__contains__, wanted))
+        blocks.release(room[len(here) :])
+        room = room[: len(here)]
+        if here:
+            self._space.read([self._tickets[content] for content in here], room)
+        made = [blocks.publish(block, c.parent, c.tokens) for block, c in zip(room, here, strict=True)]
+        return [block for block, _ in made], [content for _, content in made]
+
+    def _known(self, blocks: BlockManager, parent: Hashable, tokens: Sequence[int]) -> Iterator[Content]:
+        """What the text begins with, up to the first block that is not here, or in memory."""
+        for start in range(0, len(tokens) - blocks.size + 1, blocks.size):
+            content = blocks.content(parent, tuple(tokens[start : start + blocks.size]))
+            if content is None or content not in self._tickets or blocks.holds(content):
+                return
+            yield content
+            parent = content
 
     def clear(self) -> None:
         """Forgets all of them: what they hold is of other weights."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vesalius.adapt.switch import adapter_names
 from vesalius.adapt.virtual_tokens import virtual_ids
-from vesalius.compress.offload import offload_layers
+from vesalius.compress.offload import is_offloaded, offload_layers
 from vesalius.core.errors import UserError
 from vesalius.hub.directory import save_model
 from vesalius.hub.export import Exported, export_model
@@ -59,7 +59,7 @@ class LanguageModel:
         self.generation_defaults = generation_defaults or SamplingOptions()
         if options is not None and options.speculation and virtual_ids(model, adapter_names(model)):
             raise UserError(f"speculation = {options.speculation!r} with a prompt or a prefix: who guesses has none")
-        if options is not None and options.weight_bytes is not None:
+        if options is not None and options.weight_bytes is not None and not is_offloaded(model):
             offload_layers(model, options.weight_bytes)
         self.engine = Engine(model, tokenizer.eos_ids, options)
 
@@ -77,7 +77,11 @@ class LanguageModel:
         to put around the model for good; of `adapters` each text may choose one, by its name. UserError that says what
         is wrong, VesaliusError where it cannot be fetched.
         """
-        opened = open_with_adapters(path, adapters) if adapters else open_model(path, adapter=adapter)
+        limit = None if options is None else options.weight_bytes
+        if adapters:
+            opened = open_with_adapters(path, adapters, weight_bytes=limit)
+        else:
+            opened = open_model(path, adapter=adapter, weight_bytes=limit)
         return cls(*opened, read_recommended(model_path(path)), options)
 
     def save(self, directory: Path | str) -> None:

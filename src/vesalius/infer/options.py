@@ -49,8 +49,9 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name in ("block_size", "max_running", "step_tokens", "speculated"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "a whole number from 1")
-        _check("cache_bytes", self.cache_bytes, (self.cache_bytes or 1) > 0, "a number of bytes above 0, or None")
-        _check("weight_bytes", self.weight_bytes, (self.weight_bytes or 1) > 0, "a number of bytes above 0, or None")
+        for name in ("cache_bytes", "weight_bytes"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value > 0, "a number of bytes above 0, or None")
         _check("swap_bytes", self.swap_bytes, self.swap_bytes >= 0, "a number of bytes from 0")
         _check("cold_bytes", self.cold_bytes, self.cold_bytes >= 0, "a number of bytes from 0")
         _check("speculated", self.speculated, self.speculated <= MOST_NODES, f"a whole number from 1 to {MOST_NODES}")

@@ -228,15 +228,15 @@ class Scheduler:
         """Goes on behind the blocks of its beginning with those that are in the file, and others in memory behind them,
         as far as there is room."""
         size, tokens = self._blocks.size, sequence.tokens(0, sequence.length - 1)
-        for start in range(len(sequence.table) * size, len(tokens) - size + 1, size):
+        while True:
+            rest = tokens[len(sequence.table) * size :]
             parent = sequence.contents[-1] if sequence.contents else sequence.root
-            piece = tuple(tokens[start : start + size])
-            found = self._blocks.find(parent, piece)
+            found = self._blocks.find(parent, rest)
             if not found[0]:
-                found = cold.take_back(self._blocks, parent, piece)
+                found = cold.take_back(self._blocks, parent, rest)
                 self._stats.cold_tokens += size * len(found[0])
             if not found[0]:
-                break
+                return
             self._begin_with(sequence, *found)
 
     def _begin_with(self, sequence: Sequence, blocks: list[int], contents: list[Content]) -> None:

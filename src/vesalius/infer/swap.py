@@ -27,8 +27,11 @@ class SwapSpace:
         self._pool = pool
         self._like = [part.transpose(0, 1) for part in pool.read([])]  # (0, L, …) each
         count = nbytes // pool.block_bytes
-        self._memory = _mapped(count * pool.block_bytes, Path(file)) if count and file is not None else None
-        room = torch.empty(count * pool.block_bytes, dtype=torch.uint8) if self._memory is None else _view(self._memory)
+        self._in_file = count > 0 and file is not None
+        if count and file is not None:
+            room = torch.frombuffer(_mapped(count * pool.block_bytes, Path(file)), dtype=torch.uint8)
+        else:
+            room = torch.empty(count * pool.block_bytes, dtype=torch.uint8)
         self._slots = room.view(count, pool.block_bytes)
         self._free = list(range(count - 1, -1, -1))
         self._held: dict[int, list[int]] = {}
@@ -51,20 +54,21 @@ class SwapSpace:
         self._next += 1
         return self._next - 1
 
-    def read(self, ticket: int, blocks: list[int]) -> None:
-        """Puts what was copied into as many blocks."""
-        rows = self._slots[torch.tensor(self._held[ticket], dtype=torch.int64)]  # (M, bytes)
+    def read(self, tickets: list[int], blocks: list[int]) -> None:
+        """Puts what was copied, all of it at once, into as many blocks."""
+        slots = torch.tensor([slot for ticket in tickets for slot in self._held[ticket]], dtype=torch.int64)
+        contents, first = [], 0
+        for like in self._like:
+            end = first + math.prod(like.shape[1:]) * like.element_size()
+            part = self._slots[:, first:end].index_select(0, slots)  # (M, bytes)
+            contents.append(part.view(like.dtype).view(-1, *like.shape[1:]).transpose(0, 1))
+            first = end
         self._let_go()
-        pieces = rows.split([math.prod(like.shape[1:]) * like.element_size() for like in self._like], dim=1)
-        contents = [
-            piece.contiguous().view(like.dtype).view(-1, *like.shape[1:]).transpose(0, 1)
-            for piece, like in zip(pieces, self._like, strict=True)
-        ]
         self._pool.write(blocks, contents)
 
     def take(self, ticket: int, blocks: list[int]) -> None:
-        """The same, and forgets it."""
-        self.read(ticket, blocks)
+        """The same of one, and forgets it."""
+        self.read([ticket], blocks)
         self.drop(ticket)
 
     def drop(self, ticket: int) -> None:
@@ -72,16 +76,12 @@ class SwapSpace:
         self._free.extend(self._held.pop(ticket))
 
     def _let_go(self) -> None:
-        if self._memory is not None:
-            let_go(self._memory)
+        if self._in_file:
+            let_go(self._slots)
 
 
 def _bytes(x: Tensor) -> Tensor:
     return x.contiguous().view(torch.uint8).flatten(1) if x.dtype != torch.uint8 else x.flatten(1)
-
-
-def _view(memory: mmap.mmap) -> Tensor:
-    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _mapped(size: int, file: Path) -> mmap.mmap:

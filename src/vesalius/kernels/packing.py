@@ -20,6 +20,7 @@ from vesalius.kernels.native.interface import FORMAT_NUMBERS, MatrixStruct, avai
 from vesalius.kernels.torch_forms import TorchForm, form_bytes, torch_form
 
 TILE = 16  # rows
+ROWS_AT_ONCE = 256 * TILE  # packed together: of a mapped file no more than these are in memory beside their copy
 LINE = 64  # bytes: four columns of a tile's rows at 8 bits
 
 TILE_BYTES: dict[str, tuple[int, int, int]] = {
@@ -125,11 +126,13 @@ class PackedMatrix:
         return torch_form(self.blocks())
 
 
-def pack(blocks: BlockTensor, *, tiles: bool | None = None) -> PackedMatrix:
+def pack(
+    blocks: BlockTensor, *, tiles: bool | None = None, release: Callable[[Tensor], None] = lambda _: None
+) -> PackedMatrix:
     """Packs a matrix of quantised blocks for `quantised_matmul`.
 
-    tiles: True or False to choose the layout; None takes tiles where the native library is there. ValueError for other
-    shapes, formats and devices.
+    tiles: True or False to choose the layout; None takes tiles where the native library is there. `release` is called
+    with rows of blocks that have been read. ValueError for other shapes, formats and devices.
     """
     _check(blocks)
     rows, columns = blocks.shape
@@ -141,10 +144,22 @@ def pack(blocks: BlockTensor, *, tiles: bool | None = None) -> PackedMatrix:
         torch.empty(count, supers * code_bytes, dtype=torch.uint8),
         torch.empty(count, supers * scale_bytes, dtype=torch.uint8),
     )
-    packed = PackedMatrix(blocks.format, rows, columns, tiles=empty)
-    source = blocks.blocks.contiguous()
-    functions().vesalius_pack(ctypes.byref(packed.struct()), source.data_ptr(), threads())
-    return packed
+    for first in range(0, rows, ROWS_AT_ONCE):
+        some = slice(first // TILE, (first + ROWS_AT_ONCE) // TILE)
+        source = blocks.blocks[first : first + ROWS_AT_ONCE].contiguous()
+        part = Tiles(empty.codes[some], empty.scales[some])
+        struct = PackedMatrix(blocks.format, len(source), columns, tiles=part).struct()
+        functions().vesalius_pack(ctypes.byref(struct), source.data_ptr(), threads())
+        release(source)
+    return PackedMatrix(blocks.format, rows, columns, tiles=empty)
+
+
+def packed_bytes(format: str, rows: int, columns: int) -> int:
+    """What `pack` keeps of such a matrix."""
+    if not available():
+        return rows * FORMATS[format].row_bytes(columns) + form_bytes(format, rows, columns)
+    size, code_bytes, scale_bytes = TILE_BYTES[format]
+    return -(-rows // TILE) * (columns // size) * (code_bytes + scale_bytes)
 
 
 def _check(blocks: BlockTensor) -> None:

@@ -9,7 +9,7 @@ Every rule moves numbers without changing them, so gradients map like weights.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,10 +44,11 @@ class Rule:
     split: Turn
     join: Turn
 
-    def names(self, config: ModelConfig) -> Iterator[tuple[list[str], list[str]]]:
-        """Their names and ours, once for every layer, or once where no layer is named."""
-        per_layer = any(LAYER in name for name in self.theirs + self.ours)
-        for layer in range(config.num_hidden_layers if per_layer else 1):
+    def names(self, config: ModelConfig, layers: Iterable[int] | None = None) -> Iterator[tuple[list[str], list[str]]]:
+        """Their names and ours, once for every layer, or for these, or once where no layer is named."""
+        if not any(LAYER in name for name in self.theirs + self.ours):
+            layers = (0,)
+        for layer in range(config.num_hidden_layers) if layers is None else layers:
             yield _expand(self.theirs, layer, config), _expand(self.ours, layer, config)
 
 
@@ -65,10 +66,13 @@ class WeightMap:
     ignored: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
 
-    def to_ours(self, published: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """Our names and shapes; a name that no rule knows stays as it is."""
+    def to_ours(
+        self, published: Mapping[str, Tensor], config: ModelConfig, layers: Iterable[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Our names and shapes; a name that no rule knows stays as it is. `layers`: those that tensors are given of,
+        all by default."""
         given = self._completed(published)
-        pairs = [(rule.split, theirs, ours) for rule in self.rules for theirs, ours in rule.names(config)]
+        pairs = [(rule.split, theirs, ours) for rule in self.rules for theirs, ours in rule.names(config, layers)]
         return _turned(given, pairs, config)
 
     def to_published(self, ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

@@ -1,13 +1,11 @@
-"""Settings of a server and its engine as they are typed: NAME=VALUE, the value as in TOML, or plain text."""
+"""Settings of a server and its engine as they are typed."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from vesalius.core.errors import UserError, nearest
+from vesalius.core.typed import fields_of, typed_pair, typed_value
 from vesalius.infer.options import EngineOptions
 from vesalius.serve.settings import ServerSettings
 
@@ -25,13 +23,13 @@ def read_options(changes: Iterable[str], **given: Any) -> tuple[ServerSettings, 
     >>> read_options(["max_running=16"], port=9000)[1].max_running
     16
     """
-    values = dict(map(_pair, changes))
+    pairs = [typed_pair(change, "timeout=60") for change in changes]
+    values = {name: typed_value(text) for name, text in pairs}
     known = [field.name for kind in (ServerSettings, EngineOptions) for field in fields(kind)]
     if unknown := next((name for name in values if name not in known), None):
         raise UserError(f"unknown setting {unknown!r}, {nearest(unknown, known)}")
-    return ServerSettings(**_of(ServerSettings, values), **given), EngineOptions(
-        **_of(EngineOptions, {**SERVED, **values})
-    )
+    options = EngineOptions(**fields_of(EngineOptions, {**SERVED, **values}))
+    return ServerSettings(**fields_of(ServerSettings, values), **given), options
 
 
 def read_adapters(given: Iterable[str]) -> dict[str, str]:
@@ -49,24 +47,3 @@ def read_adapters(given: Iterable[str]) -> dict[str, str]:
             raise UserError(f"two adapters are called {name!r}: give each a name of its own")
         adapters[name] = place
     return adapters
-
-
-def _pair(change: str) -> tuple[str, Any]:
-    name, equals, text = (part.strip() for part in change.partition("="))
-    if not equals:
-        raise UserError(f"{change!r} is not of the form name=value, for example timeout=60")
-    try:
-        return name, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, None if text.lower() == "none" else text
-
-
-def _of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are fields of `kind`, as their types want them."""
-    types = get_type_hints(kind)
-    try:
-        return {name: TypeAdapter(types[name]).validate_python(values[name]) for name in values if name in types}
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = next(name for name in values if name in types and values[name] == wrong["input"])
-        raise UserError(f"{name} = {wrong['input']!r}: {wrong['msg']}") from error

@@ -71,7 +71,7 @@ def open_scoring_model(directory: Path | str, *, dtype: torch.dtype = torch.floa
     labels = _labels_of(head, config, architecture, directory)
     headless = replace(config, tie_word_embeddings=True)  # whatever it was: no output head is stored
     check_size(headless, stored, where=str(directory))
-    decoder = build_model(headless, names.to_ours(stored, headless), dtype, where=str(directory), names=names).model
+    decoder = build_model(headless, stored, dtype, where=str(directory), names=names).model
     model = ScoringModel(decoder, config, labels).eval()
     model.score.load_state_dict({name: tensor.to(dtype) for name, tensor in head.items()})
     return model, open_tokenizer(directory)

@@ -6,7 +6,7 @@ Left out: these layers.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -63,12 +63,14 @@ def write(config: ModelConfig) -> Published | None:
 class DeepseekV3Weights(WeightMap):
     """V2's rules without the layers behind the last."""
 
-    def to_ours(self, published: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    def to_ours(
+        self, published: Mapping[str, Tensor], config: ModelConfig, layers: Iterable[int] | None = None
+    ) -> dict[str, Tensor]:
         def beyond(name: str) -> bool:
             found = LAYER.search(name)
             return found is not None and int(found[1]) >= config.num_hidden_layers
 
-        return super().to_ours({name: t for name, t in published.items() if not beyond(name)}, config)
+        return super().to_ours({name: t for name, t in published.items() if not beyond(name)}, config, layers)
 
 
 WEIGHTS = DeepseekV3Weights(rules=deepseek_v2.WEIGHTS.rules)

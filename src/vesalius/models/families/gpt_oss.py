@@ -5,7 +5,7 @@ Files store experts as (in, out) with gate and up columns alternating. OpenAI's 
 four-bit floats that share a power of two (OCP Microscaling Formats 1.0, section 5); they are unpacked on opening.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -112,14 +112,16 @@ def unpack_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
 class GptOssWeights(WeightMap):
     """The rules, behind the unpacking of MXFP4."""
 
-    def to_ours(self, published: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    def to_ours(
+        self, published: Mapping[str, Tensor], config: ModelConfig, layers: Iterable[int] | None = None
+    ) -> dict[str, Tensor]:
         unpacked = dict(published)
         for name in [name for name in published if name.endswith("_blocks")]:
             matrix = name.removesuffix("_blocks")
             scales = unpacked.pop(matrix + "_scales", None)
             if scales is not None:  # without them the name stays, and is reported as unknown
                 unpacked[matrix] = unpack_mxfp4(unpacked.pop(name), scales).mT  # (N, in, out)
-        return super().to_ours(unpacked, config)
+        return super().to_ours(unpacked, config, layers)
 
 
 def _apart(given: Tensors, _: ModelConfig) -> Tensors:
