@@ -13,6 +13,7 @@ from torch import Tensor
 from vesalius.align.policy.batch import PolicyBatch
 from vesalius.align.policy.credit import Scores
 from vesalius.align.policy.episodes import evaluating
+from vesalius.align.policy.reading import Reading
 from vesalius.data.batch import IGNORE
 from vesalius.models.transformer import Transformer
 from vesalius.train.head_chunks import chunks
@@ -25,14 +26,14 @@ def answer_kl(scores: Scores, batch: PolicyBatch) -> Tensor:
     return scores.each(scores.policy, batch, lambda part: _token_kl(scores, part)).sum(1)
 
 
-def _token_kl(scores: Scores, batch: PolicyBatch) -> Tensor:
-    """(B, T), 0 where there is no target."""
+def _token_kl(scores: Scores, part: Reading) -> Tensor:
+    """(R, W), 0 where there is no target."""
     assert scores.reference is not None, "checked before"
-    wanted = batch.targets != IGNORE
-    own = scores.policy.model(batch.tokens)[wanted]  # (N, D)
+    wanted = part.targets != IGNORE
+    own = scores.policy.model(part.tokens, part.positions)[wanted]  # (N, D)
     found = torch.zeros(wanted.shape, device=own.device)
     with scores.reference() as reference, evaluating(reference):
-        its = reference.model(batch.tokens)[wanted]
+        its = reference.model(part.tokens, part.positions)[wanted]
     parts: list[Tensor] = []
     for chunk in chunks(len(own), scores.policy.config.vocab_size):
         log_p = _log_softmax(scores.policy, own[chunk], scores.temperature)  # (rows, V)
