@@ -58,7 +58,7 @@ def test_an_error_ends_its_own_call_only():
     ],
 )
 def test_what_goes_wrong_is_told(code, error):
-    assert error in run(code, limits=QUICK)[0].error
+    assert error in run(code)[0].error
 
 
 def test_what_the_answer_s_modules_need_is_there():
