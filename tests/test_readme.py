@@ -96,7 +96,7 @@ def served(cwd, *words):
 def test_a_command_of_the_readme_runs(workplace, fetch, command):
     fetch(command)
     words = shortened(shlex.split(command)[1:])
-    words = [word.replace("runs/a", "runs/b") if words[0] == "run" else word for word in words]
+    words = ["runs/b" if word == "runs/a" and words[0] == "run" else word for word in words]
     if words[0] == "train":
         words += ["--set", "tokenizer.vocab_size=300"]
     if words[0] == "serve":
