@@ -23,7 +23,7 @@ MEASURES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "dpo": {
         "held-out accuracy": ("dpo", "WHEN", "accuracy"),
-        "KL to the reference, nats": ("dpo", "WHEN", "kl"),
+        "KL to the reference, nats": ("dpo", "kl", "kl"),
     },
 } | {
     name: {
@@ -61,7 +61,7 @@ def main() -> None:
     made = [run(options.recipe, seed, options.out / f"{options.recipe}-{seed}", options.set) for seed in options.seeds]
     print(made[0]["hardware"])
     for name, path in MEASURES[options.recipe].items():
-        for when in ("before", "after"):
+        for when in ("before", "after") if "WHEN" in path else ("after",):
             values = [value for evals in made if (value := found(evals, path, when)) is not None]
             if values:
                 each = ", ".join(f"{value:.4g}" for value in values)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from vesalius.core.errors import UserError
 from vesalius.data import split
 from vesalius.data.document import Document
-from vesalius.data.split import is_validation, split_documents, split_items
+from vesalius.data.split import is_validation, shuffled, split_documents, split_items
 
 
 def documents_of(*texts: str) -> list[Document]:
@@ -79,3 +79,12 @@ def test_items_of_one_key_stay_on_one_side_in_their_order():
 def test_nothing_left_to_train_on_is_an_error():
     with pytest.raises(UserError, match=r"all 1 pairs fell to validation at validation_fraction = 0\.9.*more pairs"):
         split_items(documents_of("os.path"), 0.9, "pairs")
+
+
+def test_the_order_of_hashes_does_not_depend_on_the_order_before():
+    documents = documents_of("a", "b", "c", "d", "\ud800")
+
+    found = shuffled(documents)
+
+    assert found == shuffled(reversed(documents)) != documents
+    assert sorted(d.text for d in found) == [d.text for d in documents]

@@ -99,6 +99,11 @@ def test_a_remedy_forgets_less(remedy: str, metric: str | None, panel_run: Path,
     assert [source["share"] for source in sources] == ([0.5, 0.5] if metric is None else [1.0])
 
 
+def test_half_of_a_surrogate_pair_is_left_out_of_a_piece():
+    [piece] = pieces([Document("a\ud800b", "page", split_key="page")], 100)
+    assert piece.text == "ab"
+
+
 def test_text_is_many_short_pieces_always_the_same_ones():
     documents = [Document(f"{i} " + "é" * 5000, f"{i}", f"{i}") for i in range(40)]
     found = list(pieces(documents, 5000))

@@ -1,8 +1,8 @@
 import doctest
-import unicodedata
 
 import pytest
 import tokenizers
+from characters import OLD_CHARACTERS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -10,10 +10,8 @@ from vesalius.core.errors import UserError
 from vesalius.tokenizers import normalizers as module
 from vesalius.tokenizers.normalizers import NORMALIZERS, check_normalizers, normalize, put_normalizers
 
-OLD = unicodedata.ucd_3_2_0  # what every table of Unicode knows: the library's is older than Python's
-ASSIGNED = st.characters(exclude_categories=["Cn", "Cs"]).filter(lambda character: OLD.category(character) != "Cn")
 PECULIAR = "aÉﬁ①Åᄀᄁ각ΣİßǅΌ\u0301\u0302\u0903\u200b\ufeff\0\t\r\n\x85\u3000世\U0002b820 "
-TEXTS = st.text(ASSIGNED, max_size=30) | st.text(PECULIAR, max_size=30)
+TEXTS = st.text(OLD_CHARACTERS, max_size=30) | st.text(PECULIAR, max_size=30)
 
 
 @pytest.mark.parametrize("name", sorted(NORMALIZERS))

@@ -14,10 +14,8 @@ from vesalius.infer.options import EngineOptions
 from vesalius.infer.params import SamplingOptions, SamplingParams
 
 SAMPLING = [field.name for field in fields(SamplingParams)]
-IN_FILES = ("json_schema", "regex", "grammar")
-
-
 ENGINE = [field.name for field in fields(EngineOptions)]
+IN_FILES = ("json_schema", "regex", "grammar")
 
 
 def settings_of(changes: Iterable[str], **engine: Any) -> tuple[SamplingOptions, EngineOptions]:

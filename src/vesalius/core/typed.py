@@ -39,7 +39,7 @@ def fields_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the values that are fields of a dataclass, as its types want them. UserError for one that is none."""
     types = get_type_hints(kind)
     found: dict[str, Any] = {}
-    for name in values.keys() & types.keys():
+    for name in filter(types.__contains__, values):
         try:
             found[name] = TypeAdapter(types[name]).validate_python(values[name])
         except ValidationError as error:

@@ -37,8 +37,7 @@ def is_validation(split_key: str, fraction: float) -> bool:
     >>> [key for key in ("abc", "csv", "json", "os.path") if is_validation(key, 0.3)]
     ['json', 'os.path']
     """
-    digest = hashlib.blake2b(split_key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    return int.from_bytes(_digest(split_key), "big") < fraction * 2**64
 
 
 def split_documents(documents: Iterable[Document], fraction: float) -> Iterator[tuple[Split, Document]]:
@@ -74,6 +73,11 @@ def split_items(items: Iterable[K], fraction: float, what: str) -> tuple[list[K]
     return sides[False], sides[True]
 
 
+def shuffled(documents: Iterable[Document]) -> list[Document]:
+    """The documents in an order that hashes of their texts decide, whatever order they come in."""
+    return sorted(documents, key=lambda document: _digest(document.text))
+
+
 def spread(values: Sequence[T], count: int) -> list[T]:
     """At most `count` of the values, evenly spread: neighbours are alike.
 
@@ -82,6 +86,10 @@ def spread(values: Sequence[T], count: int) -> list[T]:
     """
     stride = max(1, -(-len(values) // count))
     return list(values[::stride])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _side(document: Document, fraction: float) -> Split:

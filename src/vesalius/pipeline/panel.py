@@ -8,7 +8,6 @@ evals.json has both sides in "panel" and the rows of the table in "alignment_tax
 resumed run measures the same things.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -20,7 +19,7 @@ from vesalius.data.document import Document
 from vesalius.data.documents import read_documents
 from vesalius.data.shard_writing import write_held_out
 from vesalius.data.shards import TokenShards
-from vesalius.data.split import is_validation, split_documents
+from vesalius.data.split import is_validation, shuffled, split_documents
 from vesalius.data.tasks import read_tasks
 from vesalius.evals.alignment_tax import alignment_tax, as_evals
 from vesalius.evals.bits_per_byte import bits_per_byte
@@ -76,7 +75,7 @@ def _bits_per_byte(life: Life, section: PanelSection) -> dict[str, float]:
 def pieces(documents: Iterable[Document], total: int) -> Iterator[Document]:
     """The beginnings of documents, at most `PIECE` bytes of each and `total` bytes in all, in an order that hashes of
     the texts decide."""
-    for piece in sorted((_beginning(document, PIECE) for document in documents), key=_draw):
+    for piece in shuffled(_beginning(document, PIECE) for document in documents):
         piece = _beginning(piece, total)
         total -= len(piece.text.encode())
         if piece.text.strip():
@@ -86,11 +85,8 @@ def pieces(documents: Iterable[Document], total: int) -> Iterator[Document]:
 
 
 def _beginning(document: Document, size: int) -> Document:
-    return replace(document, text=document.text[:size].encode()[:size].decode(errors="ignore"))
-
-
-def _draw(document: Document) -> bytes:
-    return hashlib.blake2b(document.text.encode(), digest_size=8).digest()
+    """As many whole characters as fit into so many bytes; half of a surrogate pair is none."""
+    return replace(document, text=document.text[:size].encode("utf-8", "surrogatepass")[:size].decode(errors="ignore"))
 
 
 def _solved(life: Life, section: PanelSection) -> dict[str, float]:

@@ -6,7 +6,6 @@ Pieces are one more source of rows (mixing.py), whose share of the tokens is wha
 keep their shares among themselves. Documents are drawn by hashes from the beginning of the text, whatever its order.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from vesalius.align.rows.encoding import Encoded
 from vesalius.align.rows.spans import Spans, SpansWriter
 from vesalius.core.errors import UserError
 from vesalius.data.document import Document
+from vesalius.data.split import shuffled
 from vesalius.tokenizers.tokenizer import Tokenizer
 
 NAME = "replay"
@@ -33,7 +33,7 @@ def encode_replay(documents: Iterable[Document], tokenizer: Tokenizer, context: 
             "replay needs a token for the boundary of documents, and the tokenizer has none: set sft.replay = 0"
         )
     writer, names = SpansWriter(tokenizer.vocab_size), list[str]()
-    drawn = list(_first(sorted(_first(documents, DRAWN_FROM), key=_draw), MOST))
+    drawn = list(_first(shuffled(_first(documents, DRAWN_FROM)), MOST))
     for document, ids in zip(drawn, tokenizer.encode_batch([document.text for document in drawn]), strict=True):
         whole = [boundary, *ids]
         for start in range(0, len(ids), context):  # not of whole: a piece of one token teaches nothing
@@ -82,7 +82,3 @@ def _first(documents: Iterable[Document], characters: int) -> Iterator[Document]
         read += len(document.text)
         if read >= characters:
             return
-
-
-def _draw(document: Document) -> bytes:
-    return hashlib.blake2b(document.text.encode(), digest_size=8).digest()
